@@ -1,0 +1,79 @@
+"""An experiment: its arms, its frozen settings, and where in its life it stands.
+
+    draft ──start──▶ running ⇄ paused          (pause, resume)
+      │                 │        │
+      └──────stop───────┴────────┴──▶ concluded    with one verdict, for ever
+
+Verdicts: promote, rollback, futile, inconclusive, invalid by the engine; stopped by a person.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from experiments.metrics import Metric
+from experiments.settings import ExperimentSettings
+
+State = Literal["draft", "running", "paused", "concluded"]
+Verdict = Literal["promote", "rollback", "futile", "inconclusive", "invalid", "stopped"]
+By = Literal["engine", "operator", "holdback"]
+
+
+class Experiment(msgspec.Struct, frozen=True, kw_only=True):
+    """One experiment as it stands.
+
+    `challengers` are variant names beside the `champion` they are weighed against. `metrics` holds the goal's and the
+    guardrails' definitions as they were at creation. `split` is the opening one (variant to share). `level` is the
+    e-LOND level of its promotion, fixed at start (None before, and for A/A). `deadline` is how long a prediction of
+    this program may take. `version` counts changes, for compare-and-set. Times in µs.
+    """
+
+    experiment_id: str
+    program: str
+    state: State
+    verdict: Verdict | None = None
+    reason: str | None = None
+    rolled_back: bool = False
+    champion: str
+    challengers: tuple[str, ...]
+    goal: str
+    guardrails: tuple[str, ...]
+    metrics: dict[str, Metric]
+    settings: ExperimentSettings
+    promotion: Literal["auto", "recommend"]
+    aa: bool = False
+    split: dict[str, float]
+    level: float | None = None
+    deadline: int
+    version: int = 1
+    created_at: int
+    started_at: int | None = None
+    concluded_at: int | None = None
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The champion, then the challengers."""
+        return (self.champion, *self.challengers)
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """One conclusion about an experiment, with the evidence it was drawn from. Append-only.
+
+    `tick` numbers the decisions of an experiment from 1 (the unique key that makes two schedulers harmless). `blocks` is
+    how many blocks of assignment time had been folded and `horizon` the time up to which facts were complete: together
+    they let `ratchet replay` find exactly the rows this decision saw. `evidence` is the report as it was then.
+    """
+
+    decision_id: str
+    experiment_id: str
+    tick: int
+    verdict: str
+    reason: str
+    by: By
+    actor: str | None
+    evidence: dict[str, object]
+    split_before: dict[str, float]
+    split_after: dict[str, float]
+    blocks: int
+    horizon: int
+    created_at: int

@@ -1,0 +1,116 @@
+"""What happened: predictions and their outcomes. Append-only; a fact never changes.
+
+What the tests need (arm, propensity, status, value) is kept apart from personal content (inputs, outputs, labels,
+comments), so that content can be deleted while every decision stays replayable.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from experiments.metrics import Source
+
+Status = Literal["ok", "fallback", "error"]
+OutcomeStatus = Literal["accepted", "duplicate", "conflict", "late", "rejected"]
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One call of a language model made for a prediction. `cost` in picodollars, None if unpriced; `latency` in µs."""
+
+    variant: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    cost: int | None
+    latency: int
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """One prediction, without its content.
+
+    `variant` is the one whose answer was served (None when nobody answered), `assigned_variant` the one the unit was
+    given; `status` is ok when those are the same answer, fallback when the champion stood in, error when all failed.
+    `propensity` is the probability with which the unit was assigned. `experiment_id` is None for predictions that count
+    in no test. `created_at` is the moment of assignment, `answered_at` the end of the work; `latency` and `cost` sum
+    over everything done for the prediction, `assigned_cost` over the assigned variant's own calls.
+    """
+
+    prediction_id: str
+    program: str
+    experiment_id: str | None
+    epoch: int
+    unit_hash: str
+    assigned_variant: str
+    variant: str | None
+    propensity: float
+    status: Status
+    error: str | None
+    latency: int
+    input_tokens: int
+    output_tokens: int
+    cost: int | None
+    assigned_cost: int | None
+    calls: tuple[Call, ...]
+    created_at: int
+    answered_at: int
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True):
+    """The personal part of a prediction; may be deleted while the prediction stays."""
+
+    prediction_id: str
+    unit: str | None
+    input: dict[str, Any]
+    output: dict[str, Any] | None
+    error_detail: str | None
+    metadata: dict[str, Any]
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric's value for one prediction from one source, as it is to be recorded.
+
+    `digest` tells two values or labels apart without keeping them; `late` says that the outcome came after the window.
+    """
+
+    prediction_id: str
+    metric: str
+    source: Source
+    value: float
+    digest: str
+    late: bool
+    received_at: int
+
+
+class Remark(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person or program said beside an outcome, kept for learning: the label as reported, a comment."""
+
+    prediction_id: str
+    source: Source
+    digest: str
+    label: dict[str, Any] | None
+    comment: str | None
+    received_at: int
+
+
+class Exposure(msgspec.Struct, frozen=True):
+    """One prediction of a unit as the tests see it. `outcomes` holds (metric, source, value, received_at)."""
+
+    prediction_id: str
+    created_at: int
+    failed: bool
+    latency: int
+    cost: int | None
+    outcomes: tuple[tuple[str, Source, float, int], ...]
+
+
+class Entrant(msgspec.Struct, frozen=True):
+    """A unit at its first exposure in an experiment, with its predictions in the arm it entered, in assignment order.
+
+    Under `randomize: request` every prediction is a unit of its own.
+    """
+
+    unit_hash: str
+    arm: str
+    epoch: int
+    entered_at: int
+    exposures: tuple[Exposure, ...]

@@ -1,0 +1,1 @@
+"""Language models that run inside this process: the simulated one and the small real one."""
