@@ -2,6 +2,7 @@
 
     RatchetError
     ├── Invalid              the request or definition is wrong; says which field and what is allowed
+    │   └── KeyReused        an Idempotency-Key came again with another body
     ├── NotFound             a name or id that does not exist; suggests the nearest one that does
     ├── Conflict             right in itself, wrong in the present state (a second running experiment)
     │   └── Stale            somebody else changed it first (If-Match, compare-and-set)
@@ -9,7 +10,7 @@
     ├── Busy                 no room right now; carries the seconds after which a retry makes sense
     ├── Unavailable          the database cannot be reached or refused to commit; nothing was recorded
     ├── RowRefused           the database refused this one row (its neighbours stand)
-    └── LmError              the program could not be answered
+    └── LmError              the program could not be answered; carries the prediction's id once that is recorded
         ├── LmFailed         provider error, or an answer that could not be read
         └── LmTimeout        the deadline passed
 
@@ -46,6 +47,10 @@ class Invalid(RatchetError):
     def at(cls, pointer: str, message: str) -> "Invalid":
         """An error about exactly one place, `pointer` being a JSON pointer such as `/items/3/unit`."""
         return cls(f"{pointer or '/'}: {message}", faults=[Fault(pointer, message)])
+
+
+class KeyReused(Invalid):
+    """This Idempotency-Key was used with another body."""
 
 
 class NotFound(RatchetError):
@@ -86,6 +91,10 @@ class RowRefused(RatchetError):
 
 class LmError(RatchetError):
     """The language model did not answer."""
+
+    def __init__(self, detail: str, *, prediction_id: str | None = None) -> None:
+        super().__init__(detail)
+        self.prediction_id = prediction_id
 
 
 class LmFailed(LmError):

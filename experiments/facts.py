@@ -114,3 +114,13 @@ class Entrant(msgspec.Struct, frozen=True):
     epoch: int
     entered_at: int
     exposures: tuple[Exposure, ...]
+
+
+class ArmCounts(msgspec.Struct, frozen=True):
+    """Predictions of one arm: all of them, with an outcome in time, still waiting, waited in vain, with a late outcome."""
+
+    assigned: int = 0
+    arrived: int = 0
+    pending: int = 0
+    missing: int = 0
+    late: int = 0

@@ -58,7 +58,7 @@ class ExperimentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     def over(self, lower: "ExperimentOptions") -> "ExperimentOptions":
         """These options where written, the `lower` layer's elsewhere. A split written here turns a ramp below off."""
-        mine = {f: v for f in self.__struct_fields__ if (v := getattr(self, f)) is not UNSET}
+        mine = {f: v for f in ExperimentOptions.__struct_fields__ if (v := getattr(self, f)) is not UNSET}
         if "split" in mine and "ramp" not in mine:
             mine["ramp"] = ()
         return msgspec.structs.replace(lower, **mine)

@@ -1,0 +1,172 @@
+"""The life of an experiment, as pure steps: how a draft is made, and which act is allowed in which state."""
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET
+
+from experiments.errors import Conflict, Fault, Invalid, nearest
+from experiments.experiment import Experiment, State, Verdict
+from experiments.metrics import Metric
+from experiments.settings import ExperimentOptions, check_split
+
+MAX_CHALLENGERS = 10
+
+Action = Literal["start", "pause", "resume", "stop", "promote", "rollback"]
+_ALLOWED: dict[Action, frozenset[State]] = {
+    "start": frozenset({"draft"}),
+    "pause": frozenset({"running"}),
+    "resume": frozenset({"paused"}),
+    "stop": frozenset({"draft", "running", "paused"}),
+    "promote": frozenset({"draft", "running", "paused"}),
+    "rollback": frozenset({"concluded"}),
+}
+
+
+class NewExperiment(ExperimentOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An experiment as asked for. What is left out comes from the program's definition."""
+
+    program: str
+    challengers: tuple[str, ...] = ()
+    goal: str | None = None
+    guardrails: tuple[str, ...] | None = None
+    aa: bool = False
+
+
+def draft(
+    wanted: NewExperiment,
+    *,
+    experiment_id: str,
+    champion: str,
+    variants: Collection[str],
+    metrics: Mapping[str, Metric],
+    defaults: ExperimentOptions,
+    promotion: Literal["auto", "recommend"],
+    deadline: int,
+    now: int,
+) -> Experiment:
+    """The draft that `wanted` describes. `deadline` (µs) is how long a prediction of the program may take.
+
+    Raises: Invalid, with a fault for each field that is wrong.
+    """
+    challengers = (f"{champion}-aa",) if wanted.aa else wanted.challengers
+    faults = _arm_faults(wanted, champion, variants)
+    goal = wanted.goal or next((name for name, metric in metrics.items() if metric.role == "goal"), None)
+    guardrails = wanted.guardrails
+    if guardrails is None:
+        guardrails = tuple(name for name, metric in metrics.items() if metric.role == "guardrail" and name != goal)
+    faults += _metric_faults(goal, guardrails, metrics)
+    options = wanted.over(defaults)
+    if options.objective == "as_good_and_cheaper":
+        faults.append(Fault("/objective", "as_good_and_cheaper is not available yet; allowed: better"))
+    if faults or goal is None:
+        raise Invalid(faults[0].message, faults=faults)
+    try:
+        settings = options.resolve()
+        split = _opening_split(wanted, defaults, champion, challengers, settings.ramp)
+    except ValueError as error:
+        raise Invalid.at("/" + str(error).partition(":")[0].partition(" ")[0], str(error)) from None
+    low, high = metrics[goal].bounds
+    if metrics[goal].bounded and settings.min_effect >= high - low:
+        raise Invalid.at("/min_effect", f"{settings.min_effect:g} is not below the goal's whole range of {high - low:g}")
+    if settings.max_units < settings.min_units * (1 + len(challengers)):
+        raise Invalid.at("/max_units", f"{settings.max_units} leaves no room for min_units={settings.min_units} in every arm")
+    return Experiment(
+        experiment_id=experiment_id,
+        program=wanted.program,
+        state="draft",
+        champion=champion,
+        challengers=challengers,
+        goal=goal,
+        guardrails=guardrails,
+        metrics={name: metrics[name] for name in (goal, *guardrails)},
+        settings=settings,
+        promotion="recommend" if metrics[goal].expected == "volunteered" else promotion,
+        aa=wanted.aa,
+        split=split,
+        deadline=deadline,
+        created_at=now,
+    )
+
+
+def _arm_faults(wanted: NewExperiment, champion: str, variants: Collection[str]) -> list[Fault]:
+    if wanted.aa:
+        return [Fault("/challengers", "an A/A experiment takes none: the champion's twin is made for it")] if wanted.challengers else []
+    if not wanted.challengers:
+        return [Fault("/challengers", "name at least one variant to weigh against the champion, or set aa: true")]
+    if len(wanted.challengers) > MAX_CHALLENGERS:
+        return [Fault("/challengers", f"at most {MAX_CHALLENGERS} challengers at a time")]
+    faults = []
+    for place, name in enumerate(wanted.challengers):
+        if name not in variants:
+            faults.append(Fault(f"/challengers/{place}", f"no variant is called {name!r}; {nearest(name, variants)}"))
+        elif name == champion:
+            faults.append(Fault(f"/challengers/{place}", f"{name!r} is the champion; a challenger is another variant"))
+        elif name in wanted.challengers[:place]:
+            faults.append(Fault(f"/challengers/{place}", f"{name!r} is named twice"))
+    return faults
+
+
+def _metric_faults(goal: str | None, guardrails: Collection[str], metrics: Mapping[str, Metric]) -> list[Fault]:
+    if goal is None:
+        return [Fault("/goal", "the program declares no metric with `role: goal`; name a goal here or declare one")]
+    faults = []
+    if goal not in metrics:
+        faults.append(Fault("/goal", f"no metric is called {goal!r}; {nearest(goal, metrics)}"))
+    for place, name in enumerate(guardrails):
+        if name not in metrics:
+            faults.append(Fault(f"/guardrails/{place}", f"no metric is called {name!r}; {nearest(name, metrics)}"))
+        elif name == goal:
+            faults.append(Fault(f"/guardrails/{place}", f"{name!r} is the goal already"))
+        elif metrics[name].margin is None and metrics[name].kind != "error":
+            faults.append(Fault(f"/guardrails/{place}", f"{name!r} has no `margin` in its definition"))
+    return faults
+
+
+def _opening_split(
+    wanted: NewExperiment, defaults: ExperimentOptions, champion: str, challengers: tuple[str, ...], ramp: tuple[float, ...]
+) -> dict[str, float]:
+    if wanted.split is not UNSET:
+        return arm_split(wanted.split, champion, challengers)
+    share = ramp[0] if ramp else (defaults.split or {}).get("challenger", 0.1)
+    each = share / len(challengers)
+    return {champion: 1.0 - share, **dict.fromkeys(challengers, each)}
+
+
+def arm_split(split: Mapping[str, float], champion: str, challengers: tuple[str, ...]) -> dict[str, float]:
+    """A split as asked for by name, in arm order. Raises: ValueError unless it gives every arm, and only the arms, a share."""
+    arms = (champion, *challengers)
+    for name in split:
+        if name not in arms:
+            raise ValueError(f"split: {name!r} is not an arm of this experiment; {nearest(name, arms)}")
+    for arm in arms:
+        if not split.get(arm):
+            raise ValueError(f"split: {arm!r} needs a share above 0 (stop or pause the experiment to take it off traffic)")
+    check_split(split)
+    return {arm: split[arm] for arm in arms}
+
+
+def require(experiment: Experiment, action: Action) -> None:
+    """Raises: Conflict when the experiment's state does not allow the action, saying which states do."""
+    if experiment.state not in _ALLOWED[action]:
+        allowed = " or ".join(sorted(_ALLOWED[action]))
+        ended = f" with the verdict {experiment.verdict}" if experiment.verdict else ""
+        raise Conflict(f"the experiment is {experiment.state}{ended}; {action} needs one that is {allowed}")
+
+
+def started(experiment: Experiment, level: float | None, now: int) -> Experiment:
+    """The experiment running from `now` on, at the promotion level it keeps."""
+    return msgspec.structs.replace(experiment, state="running", level=level, started_at=now)
+
+
+def concluded(experiment: Experiment, verdict: Verdict, reason: str, now: int) -> Experiment:
+    """The experiment at its end."""
+    return msgspec.structs.replace(experiment, state="concluded", verdict=verdict, reason=reason, concluded_at=now)
+
+
+def reshared(experiment: Experiment, split: dict[str, float]) -> Experiment:
+    """The experiment without its ramp: somebody set the split by hand. A draft opens with that split."""
+    settings = msgspec.structs.replace(experiment.settings, ramp=())
+    opening = split if experiment.state == "draft" else experiment.split
+    return msgspec.structs.replace(experiment, settings=settings, split=opening)
