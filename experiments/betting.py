@@ -199,8 +199,8 @@ def log_growth(cells: Cells, centre: float, scale: float, nulls: Floats, bets: F
 def _last_refuted(nulls: Floats, capital: Floats, level: float) -> float:
     """A null effect that evidence of at least `level` refutes, with all below it; close to the greatest such.
 
-    Evidence falls as the null rises. Between two nulls under the same bets the log capital of each bet is a concave
-    function of the null (a sum of logs of affine functions), so the chord between them understates it: where the
+    Among nulls under the same bets, evidence falls as the null rises, and the log capital of each bet is a concave
+    function of the null (a sum of logs of affine functions). So the chord between two nulls understates it: where the
     mixture of chords crosses the level, the true one is still above. Rounding goes outward.
     """
     refuted = _mixed(capital, WEIGHTS) >= level

@@ -58,6 +58,8 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(f"less {self.kind} is better: `direction: higher` is refused")
         if self.margin is not None and fraction(self.margin) <= 0:
             raise ValueError("margin must be above 0")
+        if self.bounded and self.allowance > self.bounds[1] - self.bounds[0]:
+            raise ValueError(f"margin {self.margin} is wider than the metric's whole range")
         if self.role == "guardrail" and self.margin is None and self.kind != "error":
             raise ValueError("a guardrail needs `margin`, how much worse a challenger may be")
         if not self.sources or len(set(self.sources)) != len(self.sources):

@@ -29,6 +29,9 @@ from experiments.strata import Contrast, Moments, Stratum, absorb, arms, contras
 
 TAU = 0.1
 """Scale of the mixture, in units of the standard deviation of log values: where the test is sharpest."""
+NOISE = 0.1
+"""Log values are taken to vary by this standard deviation more than they did: it lets constant values be compared, and
+keeps the rare exception among them from deciding."""
 LEAST_UNITS = 100
 MOST_LEVERAGE = 0.05
 MOST_ZEROS = 0.05
@@ -138,8 +141,9 @@ def _mixture(t: float, information: float, prior: float) -> float:
 
 
 def _information(found: Contrast) -> tuple[float, float]:
-    """I and ρ. ρ = 1/(TAU·sd)² with sd² = scatter/weight, the variance of log values within arms."""
-    return found.weight**2 / found.scatter, found.weight / (TAU**2 * found.scatter)
+    """I = D/s² and ρ = 1/(TAU·s)², with s² the variance of log values within arms."""
+    variance = found.scatter / found.weight + NOISE**2
+    return found.weight / variance, 1 / (TAU**2 * variance)
 
 
 def _trusted(state: Ratio) -> Contrast | None:
@@ -147,7 +151,10 @@ def _trusted(state: Ratio) -> Contrast | None:
     if _kinds(state) != ("priced", "priced"):
         return None
     found = contrast(state.strata)
-    return found if found is not None and found.scatter > 0 and found.leverage <= MOST_LEVERAGE else None
+    if found is None:
+        return None
+    steady = found.leverage * found.scatter <= MOST_LEVERAGE * (found.scatter + NOISE**2 * found.weight)
+    return found if steady else None
 
 
 def _known_improvement(state: Ratio) -> float | None:

@@ -78,12 +78,13 @@ class Cells(msgspec.Struct, frozen=True):
 def group(w: ArrayLike, y: ArrayLike, pi: ArrayLike) -> list[Cells]:
     """The rows of a block as ordered cells, so that nothing after this depends on the order of the rows.
 
-    `w` is 1 for the challenger and 0 for the control. Raises: ValueError when a row is not finite, or `w` or `pi` is
-    outside [0, 1].
+    `w` is 1 for the challenger and 0 for the control. Raises: ValueError when a row is not finite, `w` is anything
+    else, or `pi` lies outside [0, 1].
     """
     rows = np.column_stack([np.asarray(column, dtype=np.float64) for column in (pi, w, y)])
-    if not np.isfinite(rows).all() or ((rows[:, :2] < 0) | (rows[:, :2] > 1)).any():
-        raise ValueError("rows must be finite, with w and pi in [0, 1]")
+    share, arm = rows[:, 0], rows[:, 1]
+    if not (np.isfinite(rows).all() and np.isin(arm, (0, 1)).all() and ((share >= 0) & (share <= 1)).all()):
+        raise ValueError("rows must be finite, with w either 0 or 1 and pi in [0, 1]")
     rows = rows[np.lexsort(rows.T[::-1])] + 0.0  # -0.0 and 0.0 are one value: adding 0.0 makes them one bit pattern
     first = np.ones(len(rows), dtype=bool)
     first[1:] = (rows[1:] != rows[:-1]).any(axis=1)

@@ -3,7 +3,7 @@
 | variable | default | allowed |
 |---|---|---|
 | `RATCHET_DATA` | `./ratchet-data` | the directory of the embedded server's files |
-| `RATCHET_DATABASE_URL` | `sqlite:///DATA/ratchet.db` | `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/NAME` |
+| `RATCHET_DATABASE_URL` | `sqlite:///DATA/ratchet.db` | `sqlite:///PATH`, `postgresql+psycopg://USER@HOST/DB` |
 | `RATCHET_CONFIG` | none | the definitions file to apply at start and to watch |
 | `RATCHET_HOST`, `RATCHET_PORT` | `127.0.0.1`, `8000` | where HTTP is served; port 0 takes a free one |
 | `RATCHET_TICK` | `10s` | the decision tick: seconds, or `500ms`, `10s`, `1m`; from 100ms to 1h |

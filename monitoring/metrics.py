@@ -1,0 +1,124 @@
+"""What Prometheus sees: every family, its labels, and which series are alive.
+
+One `Metrics` per process, with a registry of its own. Labels are few and never an id: `variant` is the assigned one, by
+name, and the series of variants that are off traffic are removed (`retire`), so that the number of series follows the
+number of live arms and not the number of variants ever made.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.samples import Sample
+
+from experiments.facts import Prediction
+from experiments.quantities import DOLLAR, SECOND
+
+# A `_created` series beside every counter would double their number and tell nothing.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it unannotated
+
+F = TypeVar("F", bound=MetricWrapperBase)
+
+_DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_OVERHEADS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_COMMITS = (0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0)
+_DELAYS = (1.0, 10.0, 60.0, 600.0, 3600.0, 6 * 3600.0, 86_400.0, 3 * 86_400.0, 7 * 86_400.0, 30 * 86_400.0)
+
+
+class Metrics:
+    """Every family of one process. Gauges about experiments are set by the decision tick, the rest where it happens."""
+
+    def __init__(self, *, version: str = "") -> None:
+        self.registry = CollectorRegistry()
+        self._by_variant: list[MetricWrapperBase] = []
+        self.predictions = self._counter("predictions", "Predictions answered or failed.", "program variant status")
+        self.prediction_duration = self._histogram(
+            "prediction_duration_seconds", "Time to answer, the language model included.", "program variant", _DURATIONS
+        )
+        self.overhead = self._histogram(
+            "overhead_seconds", "Time to answer, the language model left out.", "program", _OVERHEADS
+        )
+        self.llm_tokens = self._counter("llm_tokens", "Tokens of language model calls.", "program variant type")
+        self.llm_cost = self._counter("llm_cost_dollars", "Cost of language model calls.", "program variant")
+        self.outcomes = self._counter("outcomes", "Outcomes reported.", "program variant metric status")
+        self.outcome_delay = self._histogram(
+            "outcome_delay_seconds", "From a prediction to its accepted outcome.", "program", _DELAYS
+        )
+        self.split = self._gauge("split_ratio", "Share of traffic by the routing in force.", "program variant")
+        self.score = self._gauge("score_ratio", "Mean score of matured outcomes.", "program variant metric")
+        self.effect = self._gauge(
+            "experiment_effect_ratio", "Challenger against champion, with bounds.", "program variant metric bound"
+        )
+        self.evidence = self._gauge(
+            "experiment_log_evidence", "Natural log of the e-value on the goal.", "program variant side"
+        )
+        self.progress = self._gauge("experiment_progress_ratio", "Units folded, of max_units.", "program")
+        self.srm = self._gauge("srm_log_evidence", "Natural log of the e-value against the split.", "program")
+        self.decisions = self._counter("decisions", "Decisions made.", "program verdict")
+        self.promotions = self._counter("promotions", "Promotions carried out.", "program by")
+        self.log_queue = self._gauge("log_queue_rows", "Rows waiting for their group's commit.")
+        self.log_commit = self._histogram("log_commit_seconds", "Time of one group commit.", "", _COMMITS)
+        self.scheduler_success = self._gauge(
+            "scheduler_last_success_timestamp_seconds", "When the job last finished.", "job"
+        )
+        self.leader = self._gauge("leader", "1 where this process decides.")
+        self.config_epoch = self._gauge("config_epoch", "Number of the configuration in force; equal on all replicas.")
+        self.config_good = self._gauge("config_last_reload_successful", "0 after a definitions file was refused.")
+        self._gauge("build_info", "1; the version is the label.", "version").labels(version).set(1)
+
+    def predicted(self, prediction: Prediction) -> None:
+        """Count one prediction that was recorded; `variant` is the assigned one, tokens and cost go to the caller's."""
+        program, variant = prediction.program, prediction.assigned_variant
+        self.predictions.labels(program, variant, prediction.status).inc()
+        self.prediction_duration.labels(program, variant).observe(prediction.latency / SECOND)
+        for call in prediction.calls:
+            self.llm_tokens.labels(program, call.variant, "input").inc(call.input_tokens)
+            self.llm_tokens.labels(program, call.variant, "output").inc(call.output_tokens)
+            if call.cost is not None:
+                self.llm_cost.labels(program, call.variant).inc(call.cost / DOLLAR)
+
+    def committed(self, _rows: int, seconds: float) -> None:
+        """Note one group commit of the journal."""
+        self.log_commit.observe(seconds)
+
+    def routed(self, program: str, shares: Mapping[str, float]) -> None:
+        """Show the shares in force, and drop every series of variants that have none."""
+        self._keep(program, set(shares))
+        for variant, share in shares.items():
+            self.split.labels(program, variant).set(share)
+
+    def _keep(self, program: str, live: set[str]) -> None:
+        for family in self._by_variant:
+            shown = {(sample.labels["program"], sample.labels["variant"]) for sample in _samples(family)}
+            for owner, variant in shown:
+                if owner == program and variant not in live:
+                    family.remove_by_labels({"program": program, "variant": variant})
+
+    def clear_experiment(self, program: str) -> None:
+        """Drop what is shown about the program's experiment: there is none any more."""
+        for family in (self.effect, self.evidence, self.progress, self.srm):
+            family.remove_by_labels({"program": program})
+
+    def render(self) -> bytes:
+        """The text format that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, meaning: str, labels: str = "") -> Counter:
+        return self._listed(Counter(f"ratchet_{name}", meaning, labels.split(), registry=self.registry), labels)
+
+    def _gauge(self, name: str, meaning: str, labels: str = "") -> Gauge:
+        return self._listed(Gauge(f"ratchet_{name}", meaning, labels.split(), registry=self.registry), labels)
+
+    def _histogram(self, name: str, meaning: str, labels: str, buckets: tuple[float, ...]) -> Histogram:
+        family = Histogram(f"ratchet_{name}", meaning, labels.split(), registry=self.registry, buckets=buckets)
+        return self._listed(family, labels)
+
+    def _listed(self, family: F, labels: str) -> F:
+        if "variant" in labels.split():
+            self._by_variant.append(family)
+        return family
+
+
+def _samples(family: MetricWrapperBase) -> Iterator[Sample]:
+    return (sample for metric in family.collect() for sample in metric.samples)

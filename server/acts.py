@@ -1,0 +1,282 @@
+"""What may be done to an experiment, each as one transaction on the writer: all of it happens, or nothing.
+
+Every act that moves traffic appends a routing (the compare-and-set that decides a race) and every verdict a decision.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from experiments import folding, life, sequence
+from experiments.assignment import Routing
+from experiments.errors import Conflict, Invalid, NotFound, Stale, nearest
+from experiments.experiment import By, Decision, Experiment, Verdict
+from experiments.folding import Evidence
+from server.clock import new_id
+from server.reports import evidence_report
+from server.store import experiments as store
+from server.store.blocks import keep_evidence, kept_evidence
+from server.store.experiments import Level, Promotion
+from server.store.routings import append_routing, routing_in_force
+
+
+class Act(msgspec.Struct, frozen=True, kw_only=True):
+    """Who does something to which experiment, when and why. `version` is the one the caller saw (If-Match), if it said."""
+
+    experiment_id: str
+    reason: str
+    by: By
+    actor: str | None
+    now: int
+    horizon: int
+    version: int | None = None
+
+
+def current(conn: sa.Connection, act: Act) -> Experiment:
+    """The experiment acted on. Raises: NotFound; Stale when it is not the version the caller saw."""
+    experiment = store.experiment(conn, act.experiment_id)
+    if act.version is not None and act.version != experiment.version:
+        raise Stale(f"the experiment is at version {experiment.version}, not {act.version}; read it again and retry")
+    return experiment
+
+
+def start(conn: sa.Connection, act: Act) -> Experiment:
+    """Let a draft run: fix its promotion level, begin its evidence, and put its split in force."""
+    experiment = current(conn, act)
+    life.require(experiment, "start")
+    routing = _routing(conn, experiment.program)
+    if routing.champion != experiment.champion:
+        raise Conflict(
+            f"the champion is now {routing.champion!r}, this draft was made against {experiment.champion!r}; "
+            "create the experiment again"
+        )
+    level = None if experiment.aa else _draw_level(conn, experiment)
+    running = store.update_experiment(conn, life.started(experiment, level, act.now))
+    keep_evidence(conn, running.experiment_id, folding.begin(running), blocks=0, horizon=act.now, before=None)
+    _route(
+        conn,
+        routing,
+        act,
+        experiment_id=running.experiment_id,
+        split=running.split,
+        randomize=running.settings.randomize,
+        state="open",
+    )
+    return running
+
+
+def _draw_level(conn: sa.Connection, experiment: Experiment) -> float:
+    """Take the next e-LOND level of the program's series; another `alpha` than the last one's opens a new series."""
+    alpha = experiment.settings.alpha
+    past = store.levels_of(conn, experiment.program)
+    number = past[-1].series if past else 1
+    if past and past[-1].alpha != alpha:
+        number += 1
+    mine = [level for level in past if level.series == number]
+    t = len(mine) + 1
+    level = sequence.level(alpha, t, sum(step.rejected for step in mine))
+    store.append_level(
+        conn,
+        Level(
+            program=experiment.program,
+            series=number,
+            t=t,
+            experiment_id=experiment.experiment_id,
+            alpha=alpha,
+            level=level,
+        ),
+    )
+    return level
+
+
+def pause(conn: sa.Connection, act: Act) -> Experiment:
+    """Send all traffic to the champion; every assignment is kept for the resume."""
+    experiment = current(conn, act)
+    life.require(experiment, "pause")
+    _route(conn, _routing(conn, experiment.program), act, state="paused")
+    return store.update_experiment(conn, msgspec.structs.replace(experiment, state="paused"))
+
+
+def resume(conn: sa.Connection, act: Act) -> Experiment:
+    """Put the split of a paused experiment back in force: every unit meets the arm it met before."""
+    experiment = current(conn, act)
+    life.require(experiment, "resume")
+    _route(conn, _routing(conn, experiment.program), act, state="open")
+    return store.update_experiment(conn, msgspec.structs.replace(experiment, state="running"))
+
+
+def reshare(conn: sa.Connection, act: Act, split: Mapping[str, float]) -> Experiment:
+    """Set the split by hand, which turns the ramp off. Raises: Invalid at /split."""
+    experiment = current(conn, act)
+    try:
+        shares = life.arm_split(split, experiment.champion, experiment.challengers)
+    except ValueError as error:
+        raise Invalid.at("/split", str(error).removeprefix("split: ")) from None
+    if experiment.state == "concluded":
+        raise Conflict("the experiment is concluded; its split cannot be changed")
+    if experiment.state != "draft":
+        _route(conn, _routing(conn, experiment.program), act, split=shares)
+    return store.update_experiment(conn, life.reshared(experiment, shares))
+
+
+def fill(conn: sa.Connection, act: Act) -> None:
+    """Send new traffic to the champion: the planned number of units has entered."""
+    _route(conn, _routing(conn, current(conn, act).program), act, state="full")
+
+
+def step(conn: sa.Connection, act: Act, split: dict[str, float]) -> None:
+    """Give the challengers the next share of the ramp."""
+    _route(conn, _routing(conn, current(conn, act).program), act, split=split)
+
+
+def stop(conn: sa.Connection, act: Act) -> Experiment:
+    """End an experiment without a winner, by hand."""
+    experiment = current(conn, act)
+    life.require(experiment, "stop")
+    return conclude(conn, experiment, act, "stopped")
+
+
+def promote(conn: sa.Connection, act: Act, challenger: str | None) -> Experiment:
+    """Make a challenger the champion, by hand. Raises: Invalid at /variant."""
+    experiment = current(conn, act)
+    life.require(experiment, "promote")
+    if experiment.aa:
+        raise Conflict("an A/A experiment never promotes: its challenger is the champion's twin")
+    live = store.live_experiment(conn, experiment.program)
+    if live is not None and live.experiment_id != experiment.experiment_id:
+        raise Conflict(f"experiment {live.experiment_id} is live on this program; stop it before changing the champion")
+    if challenger is None and len(experiment.challengers) > 1:
+        raise Invalid.at("/variant", f"name the challenger to promote; {nearest('', experiment.challengers)}")
+    winner = challenger or experiment.challengers[0]
+    if winner not in experiment.challengers:
+        raise Invalid.at("/variant", f"{winner!r} is no challenger here; {nearest(winner, experiment.challengers)}")
+    return conclude(conn, experiment, act, "promote", winner)
+
+
+def conclude(
+    conn: sa.Connection, experiment: Experiment, act: Act, verdict: Verdict, winner: str | None = None
+) -> Experiment:
+    """Latch a verdict: the decision with its evidence, the traffic that follows from it, and the end of the experiment."""
+    routing = _routing(conn, experiment.program)
+    decision = _decide(conn, experiment, act, verdict, routing.split, {})
+    if routing.experiment_id == experiment.experiment_id or winner is not None:
+        champion = winner or routing.champion
+        _route(conn, routing, act, champion=champion, experiment_id=None, split={}, state="open")
+    if winner is not None:
+        _record_promotion(conn, experiment, act, routing.champion, winner)
+    _close_level(conn, experiment, act, verdict, decision)
+    return store.update_experiment(conn, life.concluded(experiment, verdict, act.reason, act.now))
+
+
+def rollback(conn: sa.Connection, act: Act) -> Experiment:
+    """Take back the program's latest promotion, if it was this experiment's: the verdict stays, the traffic returns.
+
+    Raises: Conflict when this experiment did not promote, or a later promotion stands in the way.
+    """
+    experiment = current(conn, act)
+    life.require(experiment, "rollback")
+    latest = next((p for p in store.promotions_of(conn, experiment.program) if p.rolled_back_at is None), None)
+    if latest is None or latest.experiment_id != experiment.experiment_id:
+        standing = f"; the latest promotion is that of experiment {latest.experiment_id}" if latest else ""
+        raise Conflict(f"this experiment has no promotion to take back{standing}")
+    live = store.live_experiment(conn, experiment.program)
+    if live is not None:
+        ended = msgspec.structs.replace(
+            act,
+            experiment_id=live.experiment_id,
+            reason="The champion changed: a promotion was rolled back.",
+            version=None,
+        )
+        conclude(conn, live, ended, "invalid")
+    routing = _routing(conn, experiment.program)
+    _decide(conn, experiment, act, "rollback", routing.split, {})
+    _route(conn, routing, act, champion=latest.from_variant, experiment_id=None, split={}, state="open")
+    store.mark_rolled_back(conn, latest.promotion_id, act.now)
+    return store.update_experiment(conn, msgspec.structs.replace(experiment, rolled_back=True))
+
+
+def recommend(conn: sa.Connection, experiment: Experiment, act: Act) -> None:
+    """Record that the engine would promote, and leave the act to a person."""
+    routing = _routing(conn, experiment.program)
+    _decide(conn, experiment, act, "promote", routing.split, routing.split)
+
+
+def _decide(
+    conn: sa.Connection,
+    experiment: Experiment,
+    act: Act,
+    verdict: Verdict,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+) -> Decision:
+    kept = kept_evidence(conn, experiment.experiment_id, Evidence)
+    evidence = kept.body if kept else None
+    decision = Decision(
+        decision_id=new_id(),
+        experiment_id=experiment.experiment_id,
+        tick=len(store.decisions_of(conn, experiment.experiment_id)) + 1,
+        verdict=verdict,
+        reason=act.reason,
+        by=act.by,
+        actor=act.actor,
+        evidence=evidence_report(conn, experiment, evidence, act.horizon) if evidence else {},
+        split_before=dict(before),
+        split_after=dict(after),
+        blocks=evidence.blocks if evidence else 0,
+        registered=evidence.registered if evidence else 0,
+        horizon=act.horizon,
+        created_at=act.now,
+    )
+    store.append_decision(conn, decision)
+    return decision
+
+
+def _record_promotion(conn: sa.Connection, experiment: Experiment, act: Act, before: str, winner: str) -> None:
+    store.append_promotion(
+        conn,
+        Promotion(
+            promotion_id=new_id(),
+            program=experiment.program,
+            from_variant=before,
+            to_variant=winner,
+            experiment_id=experiment.experiment_id,
+            by=act.by,
+            actor=act.actor,
+            reason=act.reason,
+            created_at=act.now,
+        ),
+    )
+
+
+def _close_level(conn: sa.Connection, experiment: Experiment, act: Act, verdict: Verdict, decision: Decision) -> None:
+    """Tell the series how this test ended; only the engine's own promotion counts as a discovery."""
+    goals: list[dict[str, Any]] = [c for c in _comparisons(decision) if c["metric"] == experiment.goal]
+    values = [c["log_e_better"] for c in goals if c["log_e_better"] is not None]
+    store.conclude_level(
+        conn,
+        experiment.experiment_id,
+        log_e=max(values, default=None),
+        rejected=verdict == "promote" and act.by == "engine",
+    )
+
+
+def _comparisons(decision: Decision) -> list[dict[str, Any]]:
+    comparisons = decision.evidence.get("comparisons", [])
+    return list(comparisons) if isinstance(comparisons, list | tuple) else []
+
+
+def _routing(conn: sa.Connection, program: str) -> Routing:
+    routing = routing_in_force(conn, program)
+    if routing is None:
+        raise NotFound(f"no program is called {program!r}")
+    return routing
+
+
+def _route(conn: sa.Connection, routing: Routing, act: Act, **changes: object) -> None:
+    """Open the next epoch. Raises: Stale when somebody else has opened it."""
+    append_routing(
+        conn,
+        msgspec.structs.replace(routing, epoch=routing.epoch + 1, reason=act.reason, created_at=act.now, **changes),
+    )

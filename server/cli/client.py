@@ -1,0 +1,109 @@
+"""The running server as verbs speak to it: over HTTP, with problems turned into refusals.
+
+`RATCHET_URL` names it, `RATCHET_API_KEY` is the key; on one machine the server is found through its data directory.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from server.cli.output import Refused
+from server.cli.presence import present
+from server.settings import Settings, from_env
+
+_PATIENCE = httpx.Timeout(60.0, connect=5.0)
+
+
+class Server:
+    """A connection to the running server; a context manager."""
+
+    def __init__(self, url: str, key: str | None, *, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._with_key = key is not None
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(
+            base_url=self.url, headers=headers, timeout=_PATIENCE, transport=transport, trust_env=False
+        )
+
+    @classmethod
+    def find(cls) -> Self:
+        """The server that the environment names, or the one of this machine. Raises: Refused when there is none."""
+        url = os.environ.get("RATCHET_URL") or _url_here(from_env(os.environ))
+        return cls(url, os.environ.get("RATCHET_API_KEY") or None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self, path: str, **query: Any) -> Any:
+        """What the server answers. Raises: Refused."""
+        return self._ask("GET", path, params={name: value for name, value in query.items() if value is not None})
+
+    def post(self, path: str, body: Any) -> Any:
+        """What the server answers. Raises: Refused."""
+        return self._ask("POST", path, json=body)
+
+    def put(self, path: str, body: Any) -> Any:
+        """What the server answers. Raises: Refused."""
+        return self._ask("PUT", path, json=body)
+
+    def delete(self, path: str) -> Any:
+        """What the server answers. Raises: Refused."""
+        return self._ask("DELETE", path)
+
+    def all(self, path: str, limit: int, **query: Any) -> list[Any]:
+        """Up to `limit` items of a list, page by page, newest first. Raises: Refused."""
+        items: list[Any] = []
+        cursor = None
+        while len(items) < limit:
+            page = self.get(path, limit=min(limit - len(items), 500), cursor=cursor, **query)
+            items += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        return items
+
+    def _ask(self, method: str, path: str, **request: Any) -> Any:
+        try:
+            response = self._http.request(method, path, **request)
+        except httpx.TimeoutException:
+            raise Refused(
+                f"{self.url} did not answer in time; look at its log, or at {self.url}/health/ready"
+            ) from None
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise Refused(
+                f"no server answers at {self.url} ({error}); start it with `ratchet up`, or set RATCHET_URL"
+            ) from None
+        if response.is_error:
+            raise Refused(self._refusal(response))
+        try:
+            return response.json() if response.content else None
+        except ValueError:
+            raise Refused(f"what answers at {self.url} is no Ratchet server; set RATCHET_URL") from None
+
+    def _refusal(self, response: httpx.Response) -> str:
+        try:
+            problem = response.json()
+            detail, faults = problem["detail"], problem.get("errors") or []
+        except (ValueError, KeyError, TypeError):
+            return f"{self.url} answered {response.status_code}, and not as a Ratchet server does; set RATCHET_URL"
+        lines = [detail]
+        lines += [f"{fault['pointer']}: {fault['message']}" for fault in faults if fault["message"] not in detail]
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            lines.append("Set RATCHET_API_KEY" + (" to a key that is valid." if self._with_key else "."))
+        if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+            lines.append(f"The server's log has it under the request id {problem.get('request_id')}.")
+        return "\n".join(lines)
+
+
+def _url_here(settings: Settings) -> str:
+    if found := present(Path(settings.data)):
+        return found.url
+    raise Refused(
+        f"no running server is known in {settings.data}; start one with `ratchet up`, "
+        "or name it: RATCHET_URL=http://127.0.0.1:8000"
+    )

@@ -1,0 +1,71 @@
+"""status, freeze, unfreeze: what is going on, and the one switch that stops every automatic act."""
+
+from typing import Any
+
+import rich_click as click
+from rich.console import Console
+from rich.text import Text
+
+from server.cli.client import Server
+from server.cli.output import as_json, show, table
+
+_REASON = click.option("--reason", "-m", required=True, metavar="TEXT", help="Why; kept in the record.")
+
+
+@click.command()
+@as_json
+def status(as_json: bool) -> None:
+    """Show the running server: health, programs, champions, experiments under way."""
+    with Server.find() as server:
+        found = {"url": server.url, **server.get("/v1/status")}
+    show(found, as_json=as_json, human=lambda console: _print(console, found))
+
+
+@click.command()
+@_REASON
+@as_json
+def freeze(reason: str, as_json: bool) -> None:
+    """Stop every automatic act (ramp steps, promotions, rollbacks) until `ratchet unfreeze`; evidence still gathers."""
+    with Server.find() as server:
+        answer = server.post("/v1/freeze", {"reason": reason})
+    show(
+        answer,
+        as_json=as_json,
+        human=lambda console: console.print("Frozen: nothing acts by itself until `ratchet unfreeze`."),
+    )
+
+
+@click.command()
+@_REASON
+@as_json
+def unfreeze(reason: str, as_json: bool) -> None:
+    """Let automatic acts happen again, from the next tick on."""
+    with Server.find() as server:
+        answer = server.post("/v1/unfreeze", {"reason": reason})
+    show(
+        answer,
+        as_json=as_json,
+        human=lambda console: console.print("Automatic acts happen again, from the next tick on."),
+    )
+
+
+def _print(console: Console, found: dict[str, Any]) -> None:
+    console.print(f"[bold]{found['url']}[/]  Ratchet {found['version']}  [dim]{found['database']}[/]")
+    if found["open"]:
+        console.print("[dim]No API key is defined: everything is allowed, on this machine only.[/]")
+    if frozen := found["frozen"]:
+        console.print(Text(f"Frozen since {frozen['since']}: {frozen['reason']}", "bold yellow"))
+    if not found["programs"]:
+        console.print("No programs yet: write ratchet.yaml, then `ratchet apply ratchet.yaml`.")
+        return
+    rows = [
+        (
+            program["name"],
+            program["champion"],
+            ", ".join(f"{variant} {share:.0%}" for variant, share in program["split"].items()),
+            program["experiment_id"],
+            Text(program["problem"] or "", "red"),
+        )
+        for program in found["programs"]
+    ]
+    console.print(table("program", "champion", "traffic", "experiment", "", rows=rows))

@@ -1,0 +1,223 @@
+"""up, serve, migrate, demo: the verbs that are a server, or make one ready."""
+
+import errno
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import rich_click as click
+import uvicorn
+
+from experiments.errors import Invalid
+from server.cli import presence
+from server.cli.output import Refused, as_json, console, show
+from server.settings import Settings, from_env, unknown
+
+_DRAINING = 30
+"""Seconds that requests under way get to end after the server was told to stop."""
+_NEIGHBOURS = 20
+
+
+def _listening(verb: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--config", metavar="FILE", help="Definitions to apply and to follow. [RATCHET_CONFIG]"),
+        click.option("--host", help="Address to listen on. [RATCHET_HOST; 127.0.0.1]"),
+        click.option(
+            "--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for any free one. [RATCHET_PORT; 8000]"
+        ),
+    ):
+        verb = option(verb)
+    return verb
+
+
+@click.command()
+@_listening
+@as_json
+def up(config: str | None, host: str | None, port: int | None, as_json: bool) -> None:
+    """Run the embedded server: SQLite, scheduler and HTTP in this one process.
+
+    Data lives in ./ratchet-data, or RATCHET_DATA. Tables are brought up to date by themselves.
+    """
+    _run(_settings(config, host, port, embedded=True), as_json=as_json)
+
+
+@click.command()
+@_listening
+@as_json
+def serve(config: str | None, host: str | None, port: int | None, as_json: bool) -> None:
+    """Run one server of several, on the database that RATCHET_DATABASE_URL names; `ratchet migrate` comes first."""
+    _run(_settings(config, host, port, embedded=False), as_json=as_json)
+
+
+@click.command()
+@as_json
+def migrate(as_json: bool) -> None:
+    """Bring the database's tables up to date."""
+    from server.store.store import migrate_at
+
+    settings = from_env(os.environ)
+    migrate_at(settings.database_url)
+    result = {"database": settings.database, "migrated": True}
+    show(result, as_json=as_json, human=lambda out: out.print(f"The tables of {settings.database} are up to date."))
+
+
+@click.command()
+@click.option("--lm", type=click.Choice(["sim", "local"]), default="sim", help="A simulated LM, or a small real one.")
+@click.option("--once", is_flag=True, help="End when the loop has closed, instead of going on until Ctrl-C.")
+@as_json
+def demo(lm: str, once: bool, as_json: bool) -> None:
+    """Watch the whole loop: traffic, outcomes, an experiment, its verdict, a promotion. Needs no key and no service."""
+    from server.demo import run
+
+    sys.exit(run(from_env(os.environ), lm=lm, once=once, as_json=as_json))
+
+
+def _settings(config: str | None, host: str | None, port: int | None, *, embedded: bool) -> Settings:
+    """The environment's settings with the command line's over them."""
+    for sentence in unknown(os.environ):
+        click.echo(f"Note: {sentence}", err=True)
+    settings = from_env(os.environ)
+    given = {"config": config, "host": host, "port": port}
+    written = {name: value for name, value in given.items() if value is not None}
+    settings = msgspec.structs.replace(settings, **written, embedded=embedded)
+    if embedded and settings.sqlite_path is None:
+        raise Invalid(f"`ratchet up` keeps its data in SQLite; use `ratchet serve` for {settings.database}")
+    return settings
+
+
+def _run(settings: Settings, *, as_json: bool) -> None:
+    """Serve until told to stop. Raises: whatever keeps the server from starting."""
+    from server.app import create_app
+
+    if settings.embedded and (other := presence.present(Path(settings.data))):
+        raise Refused(
+            f"process {other.pid} serves the data in {settings.data} already, at {other.url}; "
+            "stop it first, or give this one another directory: RATCHET_DATA"
+        )
+    listener = bind(settings.host, settings.port)
+    settings = msgspec.structs.replace(settings, port=listener.getsockname()[1])
+    watched = _Watched(create_app(settings))
+    server = _Server(
+        uvicorn.Config(
+            watched,
+            http="httptools",
+            loop="uvloop" if sys.platform != "win32" else "asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_DRAINING,
+        ),
+        on_started=lambda: _welcome(settings, as_json=as_json),
+        on_stopped=lambda: presence.withdraw(Path(settings.data)),
+    )
+    logging.getLogger("uvicorn.error").addFilter(lambda record: server.started or record.levelno < logging.ERROR)
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass  # uvicorn has drained and closed; the shell need not see a traceback
+    except SystemExit:
+        if watched.failure is not None:
+            raise _cause(watched.failure) from None
+        raise
+    finally:
+        listener.close()
+
+
+def _cause(failure: BaseException) -> BaseException:
+    """What went wrong, out of the groups that task groups wrap it in."""
+    while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+        failure = failure.exceptions[0]
+    return failure
+
+
+class _Watched:
+    """The application, remembering what kept it from starting: the server around it only says that something did."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.failure: BaseException | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except BaseException as error:
+            if scope["type"] == "lifespan":
+                self.failure = error
+            raise
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it has started and stopped."""
+
+    def __init__(
+        self, config: uvicorn.Config, *, on_started: Callable[[], None], on_stopped: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+        self._on_stopped = on_stopped
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain and close, then tell; afterwards uvicorn ends the process by the signal that it was sent."""
+        try:
+            await super().shutdown(sockets)
+        finally:
+            self._on_stopped()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket of our own, so that a taken port is known before anything else happens. Raises: Refused, Invalid."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise Invalid.at("RATCHET_HOST", f"{host!r} is no address of this machine: {error.strerror}") from None
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Refused(
+                f"port {port} is taken by another program; use a free one: --port {_free(host, port)}"
+            ) from None
+        raise Refused(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    return listener
+
+
+def _free(host: str, port: int) -> int:
+    """A port near `port` that is free now; 0, any, if all its neighbours are taken."""
+    for candidate in range(port + 1, min(port + _NEIGHBOURS, 65536)):
+        with socket.socket() as probe:
+            if probe.connect_ex((host.strip("[]"), candidate)) == errno.ECONNREFUSED:
+                return candidate
+    return 0
+
+
+def _welcome(settings: Settings, *, as_json: bool) -> None:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 -- only compared
+    url = f"http://{host}:{settings.port}"
+    made = presence.announce(Path(settings.data), url)
+    result = {"url": url, "pid": made.pid, "data": settings.data, "database": settings.database}
+    if as_json:
+        click.echo(msgspec.json.encode(result).decode())
+        return
+    out = console()
+    out.print(f"[bold green]Ratchet is running at {url}[/]   [dim]{settings.database}[/]")
+    out.print(f"  documentation  {url}/docs\n  health         {url}/health/ready\n  metrics        {url}/metrics")
+    if settings.config is None:
+        out.print("  definitions    those last applied; put a file in force with `ratchet apply ratchet.yaml`")
+    else:
+        out.print(f"  definitions    {settings.config}, followed as it changes")
+    out.print("In another terminal: `ratchet status`. Stop with Ctrl-C.")

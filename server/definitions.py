@@ -1,0 +1,198 @@
+"""`ratchet.yaml`: read as a whole, every error at its line and column; and what an edit of it would do.
+
+definitions = read(text, "ratchet.yaml")     # Invalid lists every error, not only the first
+changes(in_force, definitions, running)      # what applying it would change, and what follows from that
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta
+
+from experiments.errors import Fault, Invalid, nearest
+from learning.definitions import NAME, ProgramDefinition
+from learning.lms import check_lm
+from learning.programs import Blueprint, blueprint
+from learning.variants import check_storable
+from server.conversion import Converter
+from server.places import Document, Path, Slip, dotted, parse, pointer
+
+ROLES = ("champion", "challenger")
+_NO_TEXT = frozenset({"integer", "number", "boolean", "array", "object"})
+_PLACEHOLDER_LM = "sim/unread"
+_NO_NAME = "is no name; small letters, digits, - and _, a letter or digit first and last, at most 64 in all"
+_PRICE = "write `lm` as a mapping with `price: {input, output}`, in USD per million tokens"
+
+Finding = tuple[Path, str]
+"""Where below the program, and what is wrong there."""
+
+
+class Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    programs: dict[Annotated[str, Meta(pattern=f"^{NAME.pattern}$")], ProgramDefinition]
+
+
+class Definitions(msgspec.Struct, frozen=True):
+    """A valid definitions file: its programs by name, and the text they were read from."""
+
+    programs: dict[str, ProgramDefinition]
+    source: str
+
+
+def read(text: str, filename: str) -> Definitions:
+    """The definitions in `text`.
+
+    Raises: Invalid with one fault per error, in the order of the file. Its pointer is the JSON pointer of the part;
+    its message reads `file:line:column: programs.triage.lm.model: what is wrong, and what is allowed`.
+    """
+    document = parse(text, filename)
+    converter = Converter(document)
+    root = converter.convert(document.data, Root, ())
+    slips = [*document.slips, *converter.slips, *_bad_names(document)]
+    for name, definition in _sound_programs(document, slips):
+        slips += _cross_checks(document, name, definition)
+    if slips:
+        faults = [
+            Fault(pointer(slip.path), _line(filename, slip)) for slip in sorted(slips, key=lambda slip: slip.place)
+        ]
+        raise Invalid("\n".join(fault.message for fault in faults), faults=faults)
+    return Definitions(root.programs, text)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of `ratchet.yaml`, for editors; the checks between fields are `read`'s alone."""
+    schema = msgspec.json.schema(Root)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ratchet.yaml", **schema}
+
+
+def _line(filename: str, slip: Slip) -> str:
+    path = dotted(slip.path)
+    return f"{filename}:{slip.place.line}:{slip.place.column}: {path}{': ' if path else ''}{slip.message}"
+
+
+def _bad_names(document: Document) -> Iterator[Slip]:
+    for path in document.keys:
+        named = path[0] == "programs" and (len(path) == 2 or (len(path) == 4 and path[2] == "metrics"))
+        if named and not NAME.fullmatch(str(path[-1])):
+            yield document.slip(path, _NO_NAME, key=True)
+
+
+def _sound_programs(document: Document, slips: list[Slip]) -> Iterator[tuple[str, ProgramDefinition]]:
+    """Every program without its faulty parts, so that one slip does not hide what a later check would find."""
+    programs = document.data.get("programs") if isinstance(document.data, dict) else None
+    for name, data in programs.items() if isinstance(programs, dict) else ():
+        if not isinstance(data, dict):
+            continue
+        faulty = {slip.path[2:] for slip in slips if slip.path[:2] == ("programs", name) and len(slip.path) > 2}
+        metrics = data.get("metrics")
+        sound = {key: part for key, part in data.items() if not any(path[0] == key for path in faulty)}
+        if isinstance(metrics, dict):
+            sound["metrics"] = {key: part for key, part in metrics.items() if not _touched(faulty, ("metrics", key))}
+        sound.setdefault("lm", _PLACEHOLDER_LM)
+        definition = Converter(document).convert(sound, ProgramDefinition, ("programs", name))
+        if definition is not UNSET:
+            yield name, definition
+
+
+def _touched(faulty: set[Path], path: Path) -> bool:
+    return any(other[: len(path)] == path for other in faulty)
+
+
+def _cross_checks(document: Document, name: str, definition: ProgramDefinition) -> Iterator[Slip]:
+    """What is wrong between parts that are sound by themselves."""
+    program = ("programs", name)
+    written = document.data["programs"][name]
+    findings = [*_lm_findings(definition), *_promotion_findings(definition)]
+    try:
+        findings += _metric_findings(definition, blueprint(definition))
+    except Invalid as error:
+        findings += [(_path(fault.pointer), fault.message) for fault in error.faults]
+    if "experiments" in written:
+        complete = definition.metrics.keys() == (written.get("metrics") or {}).keys()
+        findings += _experiment_findings(definition, goal_known=complete)
+    for below, message in findings:
+        yield document.slip((*program, *below), message)
+
+
+def _lm_findings(definition: ProgramDefinition) -> Iterator[Finding]:
+    if definition.lm == _PLACEHOLDER_LM:
+        return
+    try:
+        settings = definition.lm_settings
+    except ValueError as error:
+        yield ("lm",), str(error)
+        return
+    try:
+        check_storable(settings, "")
+        check_lm(settings)
+    except Invalid as error:
+        for fault in error.faults:
+            yield ("lm", *(_path(fault.pointer) if definition.lm is settings else ())), fault.message
+    counted = [name for name, metric in definition.metrics.items() if metric.kind == "cost" and metric.role != "watch"]
+    if settings.price is None:
+        for name in counted:
+            yield ("metrics", name), f"a cost {definition.metrics[name].role} needs the LM's price: {_PRICE}"
+        if definition.experiments.objective == "as_good_and_cheaper":
+            yield ("experiments", "objective"), f"cheaper needs the LM's price: {_PRICE}"
+
+
+def _metric_findings(definition: ProgramDefinition, plan: Blueprint) -> Iterator[Finding]:
+    for name, metric in definition.metrics.items():
+        if metric.field is None:
+            continue
+        field = plan.output_fields.get(metric.field)
+        if field is None:
+            allowed = nearest(metric.field, plan.output_fields)
+            yield ("metrics", name, "field"), f"{metric.field!r} is no output field of the signature; {allowed}"
+        elif metric.kind != "exact_match" and field.json_schema.get("type") in _NO_TEXT:
+            kind = field.json_schema["type"]
+            yield (
+                ("metrics", name, "kind"),
+                f"{metric.kind} compares texts, and {metric.field!r} is of type {kind}; use exact_match",
+            )
+
+
+def _promotion_findings(definition: ProgramDefinition) -> Iterator[Finding]:
+    goal = definition.goal
+    if goal and definition.metrics[goal].expected == "volunteered" and definition.promotion == "auto":
+        yield (
+            ("metrics", goal, "expected"),
+            "a volunteered goal never promotes by itself; write `promotion: recommend`, or another `expected`",
+        )
+
+
+def _experiment_findings(definition: ProgramDefinition, *, goal_known: bool) -> Iterator[Finding]:
+    options, goal = definition.experiments, definition.goal
+    if goal is None and goal_known:
+        yield ("experiments",), "experiments need a goal: give one metric `role: goal`"
+    if options.split is not UNSET:
+        for name in options.split.keys() - set(ROLES):
+            yield (
+                ("experiments", "split", name),
+                f"a split in the definitions names roles, not variants; {nearest(name, ROLES)}",
+            )
+        first = options.ramp[0] if options.ramp else None  # UNSET and () are both false
+        if first is not None and not math.isclose(options.split.get("challenger", first), first):
+            yield (
+                ("experiments", "ramp"),
+                "the first step of a ramp is the challenger's share in `split`: write them alike, or `ramp: []`",
+            )
+    try:
+        settings = options.resolve()
+    except ValueError as error:
+        yield ("experiments", str(error).split()[0]), str(error)
+        return
+    if goal and definition.metrics[goal].bounded:
+        low, high = definition.metrics[goal].bounds
+        if settings.min_effect >= high - low:
+            yield (
+                ("experiments", "min_effect"),
+                f"{settings.min_effect:g} is no smaller than the whole range of {goal!r}, {low:g} to {high:g}",
+            )
+
+
+def _path(pointer: str) -> Path:
+    return tuple(part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])

@@ -1,0 +1,59 @@
+"""`ratchet demo`: the main job, watched. A real server in its own process, real traffic over HTTP, a real decision.
+
+The language model is the simulated one unless `--lm local` asks for the small real one, and the screen says which.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from experiments.errors import Invalid
+from server.demo.play import Play, Summary
+from server.demo.scenes import SCENES, Scene
+from server.demo.screen import Screen, farewell, quiet
+from server.demo.stage import Stage
+from server.settings import Settings
+
+
+def run(settings: Settings, *, lm: str, once: bool, as_json: bool) -> int:
+    """Play the scene of `lm` (sim or local) until its experiment has ended; 0 when the loop closed, 1 when it did not.
+
+    With `once` the demo ends there; otherwise the server stays up to be looked at, until Ctrl-C. Raises: Invalid when
+    the data directory holds a demo already, or the extra that `lm` needs is missing.
+    """
+    scene = SCENES[lm]()
+    data = _fresh(Path(settings.data))
+    console = Console(stderr=as_json)
+    screen = quiet(console) if as_json or not console.is_terminal else Screen(console, scene)
+    try:
+        summary = asyncio.run(_play(scene, data, settings, screen, stay=not once and console.is_terminal))
+    except KeyboardInterrupt:
+        console.print("Stopped. What was recorded is kept.")
+        return 1
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(summary)))
+    return 0 if summary.closed else 1
+
+
+async def _play(scene: Scene, data: Path, settings: Settings, screen: Screen, *, stay: bool) -> Summary:
+    async with Stage(scene, data, settings) as stage:
+        with screen:
+            summary = await Play(scene, stage, screen).perform()
+        farewell(screen.console, scene, summary, stage, stay=stay)
+        if stay:
+            await stage.until_interrupted()
+    return summary
+
+
+def _fresh(wanted: Path) -> Path:
+    """The directory for this demo's data: the one asked for, or a new one beside it if that is in use. Nothing is lost."""
+    for number in range(1, 1000):
+        data = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        if not data.exists() or not any(data.iterdir()):
+            return data
+    raise Invalid(f"{wanted} and its 999 successors all hold data; give RATCHET_DATA another directory")
+
+

@@ -1,0 +1,72 @@
+"""The report of an experiment, put together from what the store holds. One transaction reads all of it."""
+
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from experiments import sequence
+from experiments.decision import decide
+from experiments.errors import NotFound
+from experiments.experiment import Experiment
+from experiments.folding import Evidence, begin
+from experiments.report import Report, report
+from server.store import experiments as store
+from server.store.blocks import arm_counts, kept_evidence
+from server.store.routings import routing_in_force
+
+
+def report_of(conn: sa.Connection, experiment_id: str, horizon: int) -> Report:
+    """The present report of an experiment; a draft's is empty. Raises: NotFound."""
+    experiment = store.experiment(conn, experiment_id)
+    kept = kept_evidence(conn, experiment_id, Evidence)
+    return make_report(conn, experiment, kept.body if kept else begin(experiment), horizon)
+
+
+def evidence_report(conn: sa.Connection, experiment: Experiment, evidence: Evidence, horizon: int) -> dict[str, Any]:
+    """The report as plain values, as it is stored with a decision."""
+    made: dict[str, Any] = msgspec.to_builtins(make_report(conn, experiment, evidence, horizon))
+    return made
+
+
+def make_report(
+    conn: sa.Connection,
+    experiment: Experiment,
+    evidence: Evidence,
+    horizon: int,
+    *,
+    epoch: int | None = None,
+    split: dict[str, float] | None = None,
+) -> Report:
+    """The report on given evidence with facts up to `horizon`; a replay names the epoch and split of that time."""
+    routing = routing_in_force(conn, experiment.program)
+    if routing is None:
+        raise NotFound(f"no program is called {experiment.program!r}")
+    in_force = routing.split if split is None else split
+    return report(
+        experiment,
+        evidence,
+        decide(experiment, evidence, in_force, horizon),
+        counts=arm_counts(
+            conn,
+            experiment.experiment_id,
+            experiment.goal,
+            experiment.metrics[experiment.goal].sources,
+            cut=horizon,
+            window=experiment.settings.outcome_window,
+        ),
+        split=in_force if routing.experiment_id == experiment.experiment_id or split is not None else experiment.split,
+        epoch=routing.epoch if epoch is None else epoch,
+        wealth=_wealth(conn, experiment),
+        now=horizon,
+    )
+
+
+def _wealth(conn: sa.Connection, experiment: Experiment) -> float | None:
+    """What is left of the series' budget after this experiment drew its level, with the discoveries made before it."""
+    levels = store.levels_of(conn, experiment.program)
+    mine = next((level for level in levels if level.experiment_id == experiment.experiment_id), None)
+    if mine is None:
+        return None
+    before = [level for level in levels if level.series == mine.series and level.t < mine.t]
+    return sequence.wealth(mine.alpha, mine.t, sum(level.rejected for level in before))

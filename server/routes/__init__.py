@@ -1,0 +1,1 @@
+"""HTTP: each file holds the routes of one noun. A route decodes, calls what decides, and words the answer."""

@@ -1,0 +1,41 @@
+"""Health and metrics, for orchestrators and Prometheus; open to everyone who reaches the port."""
+
+from typing import Literal
+
+import msgspec
+from litestar import MediaType, Response, get
+from litestar.di import NamedDependency
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import ResponseSpec
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+
+from server.health import Readiness, readiness
+from server.ratchet import Ratchet
+
+
+class Live(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+@get("/health/live", tags=["operations"])
+async def live() -> Live:
+    """Whether the process answers at all; restart it when it does not."""
+    return Live()
+
+
+@get("/health/ready", tags=["operations"], responses={503: ResponseSpec(Readiness, description="It cannot serve.")})
+async def ready(ratchet: NamedDependency[Ratchet]) -> Response[Readiness]:
+    """Whether it can serve: 200, or 503 with what is wrong. Send no traffic while it is not."""
+    told = await readiness(ratchet)
+    return Response(told, status_code=200 if told.status == "ok" else 503)
+
+
+@get("/metrics", tags=["operations"], media_type=MediaType.TEXT)
+async def metrics(ratchet: NamedDependency[Ratchet]) -> Response[bytes]:
+    """Every metric in Prometheus's text format."""
+    return Response(ratchet.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+HANDLERS: list[HTTPRouteHandler] = [live, ready, metrics]

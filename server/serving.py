@@ -1,0 +1,284 @@
+"""Answering predictions: validate, make room, route, run, record, answer.
+
+The order is the promise: everything that can be refused is refused before a language model is called, and what was
+answered is on disk. Once the model is called the prediction is finished and recorded, whatever its caller does.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+
+from experiments.assignment import Assignment, route
+from experiments.errors import Invalid, LmFailed, LmTimeout, RatchetError
+from experiments.facts import Call, Content, Prediction
+from experiments.quantities import SECOND
+from learning.programs import check_input
+from learning.running import Served
+from learning.values import faults_in, refuse
+from learning.variants import Variant
+from server.clock import new_id
+from server.errors import problem
+from server.idempotency import Held, hold, let_go
+from server.ratchet import Ratchet
+from server.store.appending import Entry, append, predicted
+from server.traffic import Program
+from server.wire.predictions import Usage
+from server.wire.scalars import milliseconds, usd
+from server.wire.serving import BatchAnswer, PredictAnswer, PredictRequest, Problem
+
+ABREAST = 32
+"""How many items of one batch are worked on at a time."""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One prediction to make. `key` is what is hashed under `randomize: request`, if not the prediction's own id."""
+
+    program: str
+    request: PredictRequest
+    input: dict[str, Any]
+    pinned: Variant | None
+    key: str | None
+
+
+class Made(msgspec.Struct, frozen=True):
+    """A finished prediction, not yet recorded. `answer` is None when nobody answered."""
+
+    prediction: Prediction
+    content: Content
+    answer: PredictAnswer | None
+
+
+async def predict_once(ratchet: Ratchet, name: str, request: PredictRequest, key: str | None) -> PredictAnswer:
+    """One prediction, on disk when this returns.
+
+    Raises: Invalid, NotFound, Busy, Unavailable, KeyReused, Conflict with nothing recorded; LmError with its id.
+    """
+    program = ratchet.traffic.program(name)
+    job = await _job(ratchet, program, request, key)
+    return await ratchet.traffic.carry(_once(ratchet, job, program.definition.deadline), ratchet.now())
+
+
+async def predict_batch(
+    ratchet: Ratchet, name: str, items: Sequence[PredictRequest | Invalid], key: str | None
+) -> BatchAnswer:
+    """An answer or problem for each item, in order; under a key they are recorded together, else each at once.
+
+    Raises: NotFound, Unavailable, KeyReused, Conflict with nothing recorded.
+    """
+    program = ratchet.traffic.program(name)
+    jobs = [await _job_or_error(ratchet, program, item, key and f"{key}/{at}") for at, item in enumerate(items)]
+    rounds = -(-len(jobs) // ABREAST)
+    patience = program.definition.deadline * rounds
+    work = _batch(ratchet, jobs) if key is None else _batch_once(ratchet, name, items, jobs, key, patience)
+    return await ratchet.traffic.carry(work, ratchet.now())
+
+
+async def _job(ratchet: Ratchet, program: Program, request: PredictRequest, key: str | None) -> Job:
+    """What is to be done, everything about it checked. Raises: Invalid, NotFound."""
+    checked = check_input(program.blueprint, request.input)
+    refuse(faults_in(request.metadata, "/metadata"))
+    pinned = await ratchet.traffic.variant(program, request.variant) if request.variant else None
+    return Job(program.name, request, checked, pinned, key)
+
+
+async def _job_or_error(
+    ratchet: Ratchet, program: Program, item: PredictRequest | Invalid, key: str | None
+) -> Job | RatchetError:
+    if isinstance(item, Invalid):
+        return item
+    try:
+        return await _job(ratchet, program, item, key)
+    except RatchetError as error:
+        return error
+
+
+async def _once(ratchet: Ratchet, job: Job, deadline: int) -> PredictAnswer:
+    """As `_recorded`; a request that came with a key is worked on only once."""
+    if job.key is None:
+        return await _recorded(ratchet, job, None)
+    held = await hold(ratchet, job.program, job.key, job.request, deadline)
+    if not isinstance(held, Held):
+        return msgspec.json.decode(held, type=PredictAnswer)
+    try:
+        return await _recorded(ratchet, job, held)
+    except BaseException:
+        await let_go(ratchet, held)
+        raise
+
+
+async def _recorded(ratchet: Ratchet, job: Job, held: Held | None) -> PredictAnswer:
+    with ratchet.store.journal.reserve() as slot:
+        made = await _make(ratchet, job)
+        completion = held.completion(made.answer) if held and made.answer else None
+        await slot.append(made.prediction, made.content, completion)
+    _count(ratchet, made)
+    return _told(made)
+
+
+async def _batch(ratchet: Ratchet, jobs: Sequence[Job | RatchetError]) -> BatchAnswer:
+    room = asyncio.Semaphore(ABREAST)
+
+    async def one(job: Job | RatchetError) -> PredictAnswer | Problem:
+        async with room:
+            try:
+                if isinstance(job, RatchetError):
+                    raise job
+                return await _recorded(ratchet, job, None)
+            except RatchetError as error:
+                return problem(error)
+
+    return BatchAnswer(await asyncio.gather(*map(one, jobs)))
+
+
+async def _batch_once(
+    ratchet: Ratchet,
+    name: str,
+    items: Sequence[PredictRequest | Invalid],
+    jobs: Sequence[Job | RatchetError],
+    key: str,
+    patience: int,
+) -> BatchAnswer:
+    """As `_batch`, but recorded in one transaction with the answer: a retry after a crash finds all or none."""
+    asked = [item for item in items if isinstance(item, PredictRequest)]
+    held = await hold(ratchet, name, key, asked, patience)
+    if not isinstance(held, Held):
+        # The earlier answer in its stored form: JSON of the same shape, told apart by nothing but its fields.
+        return cast(BatchAnswer, msgspec.json.decode(held))
+    try:
+        with ratchet.store.journal.reserve(len(jobs)):
+            made = await _make_all(ratchet, jobs)
+            answer = BatchAnswer([_told_or_problem(one) for one in made])
+            entries = [predicted(one.prediction, one.content, None) for one in made if isinstance(one, Made)]
+            await ratchet.store.write(append, [*entries, Entry(completion=held.completion(answer))])
+    except BaseException:
+        await let_go(ratchet, held)
+        raise
+    for one in made:
+        if isinstance(one, Made):
+            _count(ratchet, one)
+    return answer
+
+
+async def _make_all(ratchet: Ratchet, jobs: Sequence[Job | RatchetError]) -> list[Made | RatchetError]:
+    room = asyncio.Semaphore(ABREAST)
+
+    async def one(job: Job | RatchetError) -> Made | RatchetError:
+        if isinstance(job, RatchetError):
+            return job
+        async with room:
+            try:
+                return await _make(ratchet, job)
+            except RatchetError as error:
+                return error
+
+    return list(await asyncio.gather(*map(one, jobs)))
+
+
+async def _make(ratchet: Ratchet, job: Job) -> Made:
+    """Assign the unit, run the variant, and write down what happened. Raises: Busy before anything is spent."""
+    program = ratchet.traffic.program(job.program)
+    began, prediction_id = ratchet.now(), new_id()
+    unit = _unit(program, job, prediction_id)
+    given = Assignment(job.pinned.name, 1.0, None) if job.pinned else route(program.routing, unit)
+    served = await ratchet.runner.answer(
+        job.pinned or program.variants[given.variant],
+        None if job.pinned else program.champion,
+        program.definition,
+        job.input,
+    )
+    now = ratchet.now()
+    ratchet.traffic.refuse_if_late(began, program.definition.deadline, now)
+    prediction = Prediction(
+        prediction_id=prediction_id,
+        program=program.name,
+        experiment_id=given.experiment_id,
+        epoch=program.routing.epoch,
+        unit_hash=ratchet.traffic.unit_hash(unit),
+        assigned_variant=given.variant,
+        variant=served.variant,
+        propensity=given.propensity,
+        status=served.status,
+        error=served.error,
+        latency=served.latency,
+        input_tokens=sum(call.input_tokens for call in served.calls),
+        output_tokens=sum(call.output_tokens for call in served.calls),
+        cost=_cost(served.calls, answered=served.status == "ok"),
+        assigned_cost=_cost(
+            [call for call in served.calls if call.variant == given.variant], answered=served.status == "ok"
+        ),
+        calls=served.calls,
+        created_at=began,
+        answered_at=now,
+    )
+    return Made(prediction, _content(prediction_id, job, served), _answer(prediction, served))
+
+
+def _unit(program: Program, job: Job, prediction_id: str) -> str:
+    """What is randomised: the unit, or the request by its key or else by itself."""
+    if program.routing.live and program.routing.randomize == "request":
+        return job.key or prediction_id
+    return job.request.unit or prediction_id
+
+
+def _cost(calls: Sequence[Call], *, answered: bool) -> int | None:
+    """Picodollars of all calls; None when one has no price, or was cut short so that nobody knows what it cost."""
+    costs = [call.cost for call in calls if call.cost is not None]
+    return sum(costs) if len(costs) == len(calls) and (calls or answered) else None
+
+
+def _content(prediction_id: str, job: Job, served: Served) -> Content:
+    return Content(
+        prediction_id=prediction_id,
+        unit=job.request.unit,
+        input=job.input,
+        output=served.output,
+        error_detail=served.error_detail,
+        metadata=job.request.metadata,
+    )
+
+
+def _answer(prediction: Prediction, served: Served) -> PredictAnswer | None:
+    if served.output is None or served.variant is None:
+        return None
+    return PredictAnswer(
+        prediction_id=prediction.prediction_id,
+        program=prediction.program,
+        variant=served.variant,
+        assigned_variant=prediction.assigned_variant,
+        experiment_id=prediction.experiment_id,
+        propensity=prediction.propensity,
+        output=served.output,
+        fallback=prediction.status == "fallback",
+        usage=Usage(prediction.input_tokens, prediction.output_tokens),
+        cost_usd=usd(prediction.cost),
+        latency_ms=milliseconds(prediction.latency),
+    )
+
+
+def _told(made: Made) -> PredictAnswer:
+    """The answer of a recorded prediction. Raises: LmTimeout, LmFailed."""
+    if made.answer is not None:
+        return made.answer
+    prediction = made.prediction
+    kind = LmTimeout if prediction.error == "lm-timeout" else LmFailed
+    detail = made.content.error_detail or "the language model gave no answer"
+    raise kind(f"variant {prediction.assigned_variant!r}: {detail}", prediction_id=prediction.prediction_id)
+
+
+def _told_or_problem(made: Made | RatchetError) -> PredictAnswer | Problem:
+    if isinstance(made, RatchetError):
+        return problem(made)
+    try:
+        return _told(made)
+    except RatchetError as error:
+        return problem(error)
+
+
+def _count(ratchet: Ratchet, made: Made) -> None:
+    prediction = made.prediction
+    ratchet.metrics.predicted(prediction)
+    if prediction.status == "ok":
+        spent = ratchet.now() - prediction.created_at - sum(call.latency for call in prediction.calls)
+        ratchet.metrics.overhead.labels(prediction.program).observe(max(0, spent) / SECOND)

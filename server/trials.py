@@ -1,0 +1,161 @@
+"""Experiments as the rest of the server sees them: create, act on, look at.
+
+Each act is one transaction (`server/acts.py`); afterwards this process serves by it at once.
+"""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+import sqlalchemy as sa
+
+from experiments import life
+from experiments.errors import Invalid, NotFound
+from experiments.experiment import Experiment
+from experiments.life import Action, NewExperiment
+from experiments.report import Point, Report
+from learning.programs import twin
+from learning.variants import Variant
+from server import acts
+from server.acts import Act
+from server.clock import new_id
+from server.ratchet import Ratchet
+from server.replay import Replay, replay
+from server.reports import report_of
+from server.store import experiments as store
+from server.store.blocks import points_of
+from server.store.definitions import add_variant, stored_variants
+from server.store.upkeep import put_setting, setting
+from server.ticking import FROZEN
+
+
+async def create(ratchet: Ratchet, wanted: NewExperiment) -> Experiment:
+    """A new draft. Raises: Invalid with a fault for each wrong field."""
+    try:
+        program = ratchet.traffic.program(wanted.program)
+    except NotFound as unknown:
+        raise Invalid.at("/program", unknown.detail) from None
+    now = ratchet.now()
+    champion = program.champion
+    drafted = life.draft(
+        wanted,
+        experiment_id=new_id(),
+        champion=champion.name,
+        variants={variant.name for variant in await ratchet.store.read(stored_variants, program.name)},
+        metrics=program.definition.metrics,
+        defaults=program.definition.experiments,
+        promotion=program.definition.promotion,
+        deadline=program.definition.deadline,
+        now=now,
+    )
+    await ratchet.store.write(_keep_draft, drafted, twin(champion, now) if wanted.aa else None)
+    return drafted
+
+
+def _keep_draft(conn: sa.Connection, drafted: Experiment, aa_twin: Variant | None) -> None:
+    if aa_twin is not None:
+        add_variant(conn, aa_twin)
+    store.insert_experiment(conn, drafted)
+
+
+async def act(
+    ratchet: Ratchet,
+    experiment_id: str,
+    action: Action,
+    *,
+    reason: str,
+    actor: str | None,
+    variant: str | None = None,
+    version: int | None = None,
+) -> Experiment:
+    """Carry out an operator's act. `variant` names the challenger to promote, `version` the one seen (If-Match).
+
+    Raises: NotFound; Conflict when the state does not allow it; Stale; Invalid.
+    """
+    how: Mapping[Action, Callable[[sa.Connection, Act], Experiment]] = {
+        "start": acts.start,
+        "pause": acts.pause,
+        "resume": acts.resume,
+        "stop": acts.stop,
+        "promote": lambda conn, doing: acts.promote(conn, doing, variant),
+        "rollback": acts.rollback,
+    }
+    if variant is not None and action != "promote":
+        raise Invalid.at("/variant", f"{action} takes no variant")
+    done = await ratchet.store.write(how[action], _act(ratchet, experiment_id, reason, actor, version))
+    await ratchet.traffic.refresh()
+    ratchet.log.info("experiment_acted_on", experiment=experiment_id, action=action, reason=reason, actor=actor)
+    return done
+
+
+async def reshare(
+    ratchet: Ratchet,
+    experiment_id: str,
+    split: Mapping[str, float],
+    *,
+    reason: str,
+    actor: str | None,
+    version: int | None = None,
+) -> Experiment:
+    """Set the split by hand. Raises: as `act`."""
+    changed = await ratchet.store.write(acts.reshare, _act(ratchet, experiment_id, reason, actor, version), split)
+    await ratchet.traffic.refresh()
+    return changed
+
+
+def _act(ratchet: Ratchet, experiment_id: str, reason: str, actor: str | None, version: int | None) -> Act:
+    now = ratchet.now()
+    return Act(
+        experiment_id=experiment_id,
+        reason=reason,
+        by="operator",
+        actor=actor,
+        now=now,
+        horizon=ratchet.traffic.horizon(now),
+        version=version,
+    )
+
+
+async def report(ratchet: Ratchet, experiment_id: str) -> Report:
+    """Where an experiment stands now. Raises: NotFound."""
+    return await ratchet.store.read(report_of, experiment_id, ratchet.traffic.horizon(ratchet.now()))
+
+
+async def series(ratchet: Ratchet, experiment_id: str) -> list[Point]:
+    """What the report plots over time. Raises: NotFound."""
+    await ratchet.store.read(store.experiment, experiment_id)
+    return await ratchet.store.read(points_of, experiment_id, Point)
+
+
+async def replayed(ratchet: Ratchet, experiment_id: str) -> Replay:
+    """Every decision of an experiment derived again from the raw rows. Raises: NotFound."""
+    return await ratchet.store.read(replay, experiment_id)
+
+
+class Freeze(msgspec.Struct, frozen=True):
+    """Why, since when (µs) and by whom every automatic act is stopped."""
+
+    reason: str
+    since: int
+    actor: str | None
+
+
+async def freeze(ratchet: Ratchet, reason: str, actor: str | None) -> Freeze:
+    """Stop every automatic act until `unfreeze`; evidence is still folded, reports still made."""
+    frozen = Freeze(reason, ratchet.now(), actor)
+    await ratchet.store.write(put_setting, FROZEN, msgspec.json.encode(frozen).decode())
+    ratchet.log.warning("automation_frozen", reason=reason, actor=actor)
+    return frozen
+
+
+async def unfreeze(ratchet: Ratchet, reason: str, actor: str | None) -> None:
+    """Let automatic acts happen again, from the next tick on."""
+    await ratchet.store.write(put_setting, FROZEN, "")
+    ratchet.log.warning("automation_unfrozen", reason=reason, actor=actor)
+
+
+async def freeze_in_force(ratchet: Ratchet) -> Freeze | None:
+    """The freeze in force, if there is one."""
+    written = await ratchet.store.read(setting, FROZEN)
+    return msgspec.json.decode(written, type=Freeze) if written else None
+
+

@@ -1,0 +1,69 @@
+"""The real application in the test's own process and event loop, over ASGI, with a language model that obeys the test."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from learning.running import Runner
+from server import clock
+from server.app import create_app
+from server.programs import apply
+from server.ratchet import Ratchet
+from server.settings import Settings
+from tests.scripted_lm import Script, ScriptedLm, chat
+
+DEFINITIONS = """
+programs:
+  triage:
+    signature: "ticket: str -> category: Literal['billing', 'bug', 'how-to', 'other']"
+    instructions: Classify the support ticket.
+    lm: {model: sim/triage, num_retries: 0, price: {input: 1, output: 2}}
+    timeout: 5s
+    metrics:
+      correct: {kind: exact_match, field: category, role: goal, expected: all}
+      solved: {kind: boolean}
+      rating: {kind: score, range: [1, 5]}
+      revenue: {kind: positive}
+      latency: {kind: latency}
+"""
+
+
+class Application:
+    """One application that is up: `http` to talk to it, `ratchet` to look inside."""
+
+    def __init__(self, http: httpx.AsyncClient, ratchet: Ratchet) -> None:
+        self.http = http
+        self.ratchet = ratchet
+
+    async def predict(self, ticket: str = "It crashed", *, key: str | None = None, **body: Any) -> httpx.Response:
+        """One prediction of `triage`."""
+        headers = {} if key is None else {"Idempotency-Key": key}
+        wanted = {"input": {"ticket": ticket}, **body}
+        return await self.http.post("/v1/programs/triage/predict", json=wanted, headers=headers)
+
+    async def report(self, *outcomes: Any) -> list[dict[str, Any]]:
+        """What became of each of these outcomes."""
+        answer = await self.http.post("/v1/outcomes", json={"outcomes": outcomes})
+        assert answer.status_code == 200, answer.text
+        results: list[dict[str, Any]] = answer.json()["results"]
+        return results
+
+
+@asynccontextmanager
+async def application(
+    url: str,
+    script: Script = lambda _model, _prompt: chat(category="bug"),
+    *,
+    definitions: str = DEFINITIONS,
+    now: Callable[[], int] = clock.now,
+) -> AsyncIterator[Application]:
+    """The application on the migrated database at `url`, with `definitions` applied."""
+    lm = ScriptedLm(script)
+    settings = Settings(database_url=url, embedded=True, tick=3600 * 10**6, log_level="error")
+    app = create_app(settings, now=now, runner=lambda: Runner(open_lm=lm.open))
+    transport = httpx.ASGITransport(app=app)
+    async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        await apply(app.state.ratchet, definitions, "ratchet.yaml", "test")
+        yield Application(http, app.state.ratchet)

@@ -1,0 +1,134 @@
+"""Modules as operators write them: a sound one of several steps, and one for each way to get it wrong."""
+
+import asyncio
+import sys
+from typing import Any
+
+import dspy
+
+from learning.programs import load
+from learning.definitions import ProgramDefinition
+
+
+class Research(dspy.Module):  # type: ignore[misc]  # DSPy ships no types
+    """Takes notes until it knows enough, at most `steps` times, then answers: a variable number of LM calls."""
+
+    signature = "question: str, steps: int -> answer: str, sources: list[str]"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.note = dspy.Predict("question: str, notes: list[str] -> note: str, enough: bool")
+        self.answer = dspy.ChainOfThought("question: str, notes: list[str] -> answer: str")
+
+    async def aforward(self, question: str, steps: int) -> dspy.Prediction:
+        notes: list[str] = []
+        for _ in range(steps):
+            taken = await self.note.acall(question=question, notes=notes)
+            notes.append(taken.note)
+            if taken.enough:
+                break
+        final = await self.answer.acall(question=question, notes=notes)
+        return dspy.Prediction(answer=final.answer, sources=notes)
+
+
+class Synchronous(dspy.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.predict = dspy.Predict("ticket: str -> category: str")
+
+    def forward(self, ticket: str) -> dspy.Prediction:
+        return self.predict(ticket=ticket)
+
+
+class Misbehaving(dspy.Module):  # type: ignore[misc]
+    """Does what its input says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.predict = dspy.Predict("deed: str -> category: str")
+
+    async def aforward(self, deed: str) -> Any:
+        match deed:
+            case "raise":
+                raise KeyError("the module's own bug")
+            case "exit":
+                sys.exit(3)
+            case "cancel":
+                raise asyncio.CancelledError
+            case "group":
+                async with asyncio.TaskGroup() as steps:
+                    steps.create_task(self._fail())
+            case "cling":
+                try:
+                    await asyncio.sleep(30)
+                except asyncio.CancelledError:
+                    return dspy.Prediction(category="late")
+            case "text":
+                return "a text"
+            case "nothing":
+                return dspy.Prediction()
+            case "number":
+                return dspy.Prediction(category=10**30)
+            case "surrogate":
+                return dspy.Prediction(category="half \ud83d pair")
+        return await self.predict.acall(deed=deed)
+
+    async def _fail(self) -> None:
+        raise ZeroDivisionError("one of several steps")
+
+
+class NeedsArguments(Synchronous):
+    def __init__(self, retriever: object) -> None:
+        super().__init__()
+        self.retriever = retriever
+
+
+class Exits(dspy.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        sys.exit("no database here")
+
+
+class Empty(dspy.Module):  # type: ignore[misc]
+    async def aforward(self, ticket: str) -> dspy.Prediction:
+        return dspy.Prediction(category=ticket)
+
+
+class OwnLm(Synchronous):
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_lm(dspy.LM("openai/gpt-5-mini", api_key="sk-secret"))
+
+
+class Frozen(dspy.Module):  # type: ignore[misc]
+    signature = "ticket -> category"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classify = load(ProgramDefinition(signature="ticket -> category", lm="sim/triage"))
+        self.classify._compiled = True
+
+    async def aforward(self, ticket: str) -> dspy.Prediction:
+        return await self.classify.acall(ticket=ticket)
+
+
+class Unrunnable(dspy.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.predict = dspy.Predict("ticket -> category")
+
+
+class OtherInputs(Synchronous):
+    signature = "ticket, tone -> category"
+
+
+class SeveralWithoutSignature(dspy.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = dspy.Predict("a -> b")
+        self.two = dspy.Predict("b -> c")
+
+    async def aforward(self, a: str) -> dspy.Prediction:
+        return await self.two.acall(b=(await self.one.acall(a=a)).b)
+
+
+def not_a_class() -> None: ...
