@@ -13,6 +13,7 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapt
 from experiments.errors import Fault, Invalid, nearest
 from learning.values import at, faults_in, fit, refuse
 
+
 class Field(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """One input or output. `json_schema` is for showing, `adapter` for checking only.
 

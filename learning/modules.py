@@ -13,6 +13,7 @@ import dspy
 
 from experiments.errors import Invalid, nearest
 from learning.signatures import parse
+from learning.values import fit
 
 _TAKEN = frozenset({"self", "instance", "signature", "demos", "config", "lm", "new_signature", "completions"})
 """Names that DSPy takes for itself when a program is called; a field so called would never arrive."""
@@ -55,7 +56,7 @@ def outer_signature(module: dspy.Module, path: str, declared: str | None) -> typ
         return _signature(own)
     if inspect.isclass(own) and issubclass(own, dspy.Signature):
         return own
-    if path == "chain_of_thought" or len(predictors := module.predictors()) != 1:
+    if len(predictors := module.predictors()) != 1:
         reason = f"{path} has several predictors: say what it takes and gives, here or in its attribute `signature`"
         raise Invalid.at("/signature", reason)
     only: type[dspy.Signature] = predictors[0].signature
@@ -80,8 +81,9 @@ def callable_of(module: dspy.Module, inputs: Iterable[str]) -> Callable[..., Awa
 
 
 def said(error: BaseException) -> str:
-    """An error in one line of at most 500 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    """An error in one line of at most 500 characters that any database takes."""
+    line: str = fit(" ".join(f"{type(error).__name__}: {error}".split())[:500])
+    return line.replace("\0", "\\0")
 
 
 def _signature(written: str) -> type[dspy.Signature]:

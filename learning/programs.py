@@ -93,7 +93,7 @@ def make_variant(  # noqa: PLR0913  # all that a variant can be made of
     created_at: int,
     state: Any = None,
     instructions: Any = None,
-    lm: LmSettings | Mapping[str, Any] | str | None = None,
+    lm: LmSettings | dict[str, Any] | str | None = None,
     parent: Variant | None,
     origin: Origin = "upload",
     compile_id: str | None = None,
@@ -156,20 +156,36 @@ def _initial_state(definition: ProgramDefinition, plan: Blueprint) -> State:
     return state if definition.instructions is None else instructed(state, definition.instructions)
 
 
-def _lm_settings(written: LmSettings | Mapping[str, Any] | str | None, inherited: LmSettings) -> LmSettings:
+def _lm_settings(written: LmSettings | dict[str, Any] | str | None, inherited: LmSettings) -> LmSettings:
     settings = inherited
     if isinstance(written, LmSettings):
         settings = written
     elif written is not None:
-        given = {"model": written} if isinstance(written, str) else dict(written)
-        refuse(faults_in(given, "/lm"))
-        kept = msgspec.to_builtins(inherited) if given.get("model", inherited.model) == inherited.model else {}
-        try:
-            settings = msgspec.convert({**kept, **given}, LmSettings)
-        except msgspec.ValidationError as error:
-            reason, _, where = str(error).partition(" - at `$")
-            raise Invalid.at("/lm" + where.rstrip("`").replace(".", "/"), reason) from None
+        settings = _uploaded_lm({"model": written} if isinstance(written, str) else written, inherited)
     check_storable(settings)
+    return settings
+
+
+def _uploaded_lm(given: Any, inherited: LmSettings) -> LmSettings:
+    """Settings as written in a request; where the key goes is for the definitions to say, never for a request."""
+    refuse(faults_in(given, "/lm"))
+    if not isinstance(given, dict):
+        raise Invalid.at("/lm", "must be a model's name or an object with its settings")
+    kept = msgspec.to_builtins(inherited) if given.get("model", inherited.model) == inherited.model else {}
+    if given.get("api_base", inherited.api_base) != inherited.api_base:
+        kept.pop("api_key_env", None)
+    try:
+        settings = msgspec.convert({**kept, **given}, LmSettings)
+    except msgspec.ValidationError as error:
+        reason, _, where = str(error).partition(" - at `$")
+        raise Invalid.at("/lm" + where.rstrip("`").replace(".", "/"), reason) from None
+    if settings.api_key_env and (settings.api_key_env, settings.api_base) != (
+        inherited.api_key_env,
+        inherited.api_base,
+    ):
+        raise Invalid.at(
+            "/lm/api_key_env", "another key, or another address for it, can only be written in the definitions"
+        )
     return settings
 
 

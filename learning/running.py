@@ -26,7 +26,7 @@ from learning.variants import Variant, lm_in_force
 CHALLENGER_SHARE = 0.7
 """Of the deadline; the rest is kept for the champion's answer."""
 _THREADS = 64
-"""For programs that are synchronous: each one that is answering occupies a thread."""
+"""For programs that are synchronous: each one that is answering occupies a thread, more of them wait."""
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):

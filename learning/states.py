@@ -85,14 +85,19 @@ def instructed(state: State, text: str, pointer: str = "/instructions") -> State
     if len(state) != 1:
         raise Invalid.at(pointer, f"this program has the predictors {', '.join(state)}; give a `state` that names them")
     refuse([*faults_in(text, pointer), *instructions_faults(text, pointer)])
-    return {name: {**held, "instructions": inspect.cleandoc(text)} for name, held in state.items()}
+    return {name: {**held, "instructions": _cleaned(text)} for name, held in state.items()}
 
 
 def _canonical(saved: dict[str, Any]) -> dict[str, Any]:
-    """The form kept of a sound predictor state; instructions as DSPy itself would clean them."""
+    """What is kept of a sound predictor state."""
     text = saved["signature"]["instructions"] if "signature" in saved else saved["instructions"]
     demos = [{key: demo[key] for key in demo if key != _OPTIMIZER_MARK} for demo in saved.get("demos", [])]
-    return {"instructions": inspect.cleandoc(text), "demos": demos}
+    return {"instructions": _cleaned(text), "demos": demos}
+
+
+def _cleaned(text: str) -> str:
+    """Instructions as DSPy will say them: it removes indentation on every way in and out, which settles after two."""
+    return inspect.cleandoc(inspect.cleandoc(text))
 
 
 def _state_faults(state: dict[str, Any], predictors: Mapping[str, Predictor], pointer: str) -> Iterator[Fault]:

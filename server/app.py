@@ -87,9 +87,8 @@ def create_app(
             await stack.enter_async_context(_in_step(ratchet))
             if settings.config is not None:
                 await stack.enter_async_context(following(ratchet, Path(settings.config)))
-            if settings.embedded:
-                scheduler = jobs.start(ratchet)
-                stack.callback(scheduler.shutdown, wait=False)
+            # Every process ticks; a row with a unique key gives each tick to one of them (server/jobs.py).
+            stack.callback(jobs.start(ratchet).shutdown, wait=False)
             yield
 
     app = Litestar(

@@ -10,7 +10,7 @@ While no key is defined everything is allowed, and the server listens on loopbac
 import hashlib
 import ipaddress
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from litestar.connection import ASGIConnection
@@ -78,10 +78,10 @@ def grants(scopes: tuple[str, ...], wanted: Scope) -> bool:
     return wanted in scopes or "admin" in scopes or (wanted == "read" and "operate" in scopes)
 
 
-def needs(scope: Scope) -> Callable[[Connection, BaseRouteHandler], None]:
-    """The guard of a route that takes a key with `scope`."""
+def needs(scope: Scope) -> Callable[[Connection, BaseRouteHandler], Awaitable[None]]:
+    """The guard of a route that takes a key with `scope`. A coroutine: Litestar would run a function in a thread."""
 
-    def guard(connection: Connection, _: BaseRouteHandler) -> None:
+    async def guard(connection: Connection, _: BaseRouteHandler) -> None:
         require(connection, scope)
 
     return guard

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar._signature.model import ErrorMessage  # the items of a ValidationException; exported nowhere else
+from litestar.enums import ParamType
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
@@ -106,9 +107,12 @@ def _faults(error: ValidationException) -> tuple[Fault, ...]:
 
 
 def _fault(item: ErrorMessage) -> Fault:
-    if item.get("key") == "data":
+    name, source = item.get("key"), item.get("source")
+    if name == "data":
         return Fault("", "a JSON body is needed")
-    place = [getattr(part, "value", part) for part in (item.get("source"), item.get("key")) if part]
+    if source == ParamType.HEADER and name:
+        name = name.replace("_", "-").title()
+    place = [getattr(part, "value", part) for part in (source, name) if part]
     return Fault("".join(f"/{part}" for part in place), item["message"].replace("`", "'"))
 
 

@@ -16,7 +16,7 @@ TARDY = 3
 State = Literal["ok", "failing"]
 
 
-class Check(msgspec.Struct, frozen=True):
+class ReadinessCheck(msgspec.Struct, frozen=True):
     """One thing that serving needs, and what is wrong with it."""
 
     name: str
@@ -28,7 +28,7 @@ class Readiness(msgspec.Struct, frozen=True):
     """Ok when every check is."""
 
     status: State
-    checks: list[Check]
+    checks: list[ReadinessCheck]
 
 
 async def readiness(ratchet: Ratchet) -> Readiness:
@@ -58,5 +58,5 @@ async def _database(ratchet: Ratchet) -> tuple[str | None, str | None]:
     return None, late
 
 
-def _check(name: str, detail: str | None) -> Check:
-    return Check(name, "failing" if detail else "ok", detail)
+def _check(name: str, detail: str | None) -> ReadinessCheck:
+    return ReadinessCheck(name, "failing" if detail else "ok", detail)

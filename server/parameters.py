@@ -29,7 +29,7 @@ IfMatch = Annotated[
 PathName = Annotated[str, PathParameter(min_length=1, max_length=LONGEST)]
 
 
-def refuse_unknown(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+async def refuse_unknown(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """The guard of the whole application: a slip in a parameter's name must not pass for "no filter".
 
     Raises: Invalid for a query parameter the route does not have, and for values that no row can hold.

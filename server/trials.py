@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from experiments import life
-from experiments.errors import Invalid, NotFound
+from experiments.errors import Fault, Invalid, NotFound
 from experiments.experiment import Experiment
 from experiments.life import Action, NewExperiment
 from experiments.report import Point, Report
@@ -36,17 +36,25 @@ async def create(ratchet: Ratchet, wanted: NewExperiment) -> Experiment:
         raise Invalid.at("/program", unknown.detail) from None
     now = ratchet.now()
     champion = program.champion
+    variants = {variant.name: variant for variant in await ratchet.store.read(stored_variants, program.name)}
     drafted = life.draft(
         wanted,
         experiment_id=new_id(),
         champion=champion.name,
-        variants={variant.name for variant in await ratchet.store.read(stored_variants, program.name)},
+        variants=variants,
         metrics=program.definition.metrics,
         defaults=program.definition.experiments,
         promotion=program.definition.promotion,
         deadline=program.definition.deadline,
         now=now,
     )
+    foreign = [
+        Fault(f"/challengers/{place}", f"{name!r} takes or gives other fields than the champion {champion.name!r}")
+        for place, name in enumerate(wanted.challengers)
+        if variants[name].interface != champion.interface
+    ]
+    if foreign:
+        raise Invalid(foreign[0].message, faults=foreign)
     await ratchet.store.write(_keep_draft, drafted, twin(champion, now) if wanted.aa else None)
     return drafted
 

@@ -1,4 +1,4 @@
-"""The real application in the test's own process and event loop, over ASGI, with a language model that obeys the test."""
+"""The real application in a test's own process and event loop, with a language model that says what the test wants."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -28,6 +28,16 @@ programs:
       revenue: {kind: positive}
       latency: {kind: latency}
 """
+
+
+class Clock:
+    """The wall clock, and what a test adds to it."""
+
+    def __init__(self) -> None:
+        self.ahead = 0
+
+    def __call__(self) -> int:
+        return clock.now() + self.ahead
 
 
 class Application:

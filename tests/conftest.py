@@ -23,7 +23,7 @@ class Postgres:
     binaries, because the originals may lie where nobody else can look.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, durable: bool = False) -> None:
         self._directory = directory
         self._data, self._sockets = directory / "data", directory
         self._user = "nobody" if os.geteuid() == 0 else None
@@ -31,11 +31,13 @@ class Postgres:
         if self._user:
             shutil.chown(directory, self._user)
             self._bin = _copied(_installed(), directory) / "bin"
-        # Tests kill processes, never the machine, so nothing is gained by waiting for the disk.
         self._run("initdb", "--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username=postgres")
         with (self._data / "postgresql.conf").open("a") as settings:
-            settings.write(f"listen_addresses = ''\nunix_socket_directories = '{self._sockets}'\n")
-            settings.write("fsync = off\nfull_page_writes = off\nautovacuum = off\nmax_connections = 200\n")
+            settings.write(
+                f"listen_addresses = ''\nunix_socket_directories = '{self._sockets}'\nmax_connections = 200\n"
+            )
+            if not durable:  # tests kill processes, never the machine, so nothing is gained by waiting for the disk
+                settings.write("fsync = off\nfull_page_writes = off\nautovacuum = off\n")
         self.start()
         self._administer("CREATE DATABASE template_ratchet")
         migrate_at(self.url("template_ratchet"))

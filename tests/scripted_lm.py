@@ -1,7 +1,7 @@
 """The one fake language model of all tests: it says what a test tells it to, through the real DSPy, metered as usual.
 
-    lm = ScriptedLm(lambda model, prompt: chat(category="bug"))
-    runner = Runner(open_lm=lm.open)
+lm = ScriptedLm(lambda model, prompt: chat(category="bug"))
+runner = Runner(open_lm=lm.open)
 """
 
 import asyncio

@@ -162,7 +162,7 @@ def _port(settings: Settings, server: presence.Presence | None) -> Check:
     if server is not None:
         return Check("port", "ok", f"served by process {server.pid} at {server.url}")
     try:
-        bind(settings.host, settings.port).close()
+        bind(settings.host, settings.port, Path(settings.data)).close()
     except (Refused, Invalid) as error:
         return Check("port", "failed", f"{settings.host}:{settings.port}", str(error))
     return Check("port", "ok", f"{settings.host}:{settings.port} is free")

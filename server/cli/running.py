@@ -92,14 +92,9 @@ def _settings(config: str | None, host: str | None, port: int | None, *, embedde
 
 def _run(settings: Settings, *, as_json: bool) -> None:
     """Serve until told to stop. Raises: whatever keeps the server from starting."""
+    listener = bind(settings.host, settings.port, Path(settings.data))
     from server.app import create_app
 
-    if settings.embedded and (other := presence.present(Path(settings.data))):
-        raise Refused(
-            f"process {other.pid} serves the data in {settings.data} already, at {other.url}; "
-            "stop it first, or give this one another directory: RATCHET_DATA"
-        )
-    listener = bind(settings.host, settings.port)
     settings = msgspec.structs.replace(settings, port=listener.getsockname()[1])
     watched = _Watched(create_app(settings))
     server = _Server(
@@ -176,8 +171,11 @@ class _Server(uvicorn.Server):
             self._on_stopped()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket of our own, so that a taken port is known before anything else happens. Raises: Refused, Invalid."""
+def bind(host: str, port: int, data: Path) -> socket.socket:
+    """A socket of our own, so that a taken port is known before anything else happens.
+
+    Raises: Refused, also naming the server of the same `data` if it is the one that has the port; Invalid.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
@@ -188,6 +186,12 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
+        other = presence.present(data)
+        if error.errno == errno.EADDRINUSE and other is not None and other.url.endswith(f":{port}"):
+            raise Refused(
+                f"process {other.pid} serves the data in {data} already, at {other.url}; stop it first, "
+                "or give this one a port and a directory of its own: --port, RATCHET_DATA"
+            ) from None
         if error.errno == errno.EADDRINUSE:
             raise Refused(
                 f"port {port} is taken by another program; use a free one: --port {_free(host, port)}"

@@ -39,12 +39,17 @@ def run(settings: Settings, *, lm: str, once: bool, as_json: bool) -> int:
 
 
 async def _play(scene: Scene, data: Path, settings: Settings, screen: Screen, *, stay: bool) -> Summary:
-    async with Stage(scene, data, settings) as stage:
+    stage = Stage(scene, data, settings)
+    try:
         with screen:
+            screen.act("Starting a server of its own.")
+            await stage.open()
             summary = await Play(scene, stage, screen).perform()
         farewell(screen.console, scene, summary, stage, stay=stay)
         if stay:
             await stage.until_interrupted()
+    finally:
+        await stage.close()
     return summary
 
 

@@ -145,15 +145,16 @@ def farewell(console: Console, scene: Scene, summary: "Summary", stage: "Stage",
     table.add_row("language model", scene.lm)
     table.add_row("took", f"{summary.seconds:.0f} s; data and log in {stage.data}")
     console.print(Panel(table, title="[bold]What happened[/]", padding=(1, 2)))
-    base, experiment = stage.url, summary.experiment.experiment_id
+    experiment, here = summary.experiment.experiment_id, f"RATCHET_DATA={stage.data} ratchet"
+    looks = [
+        (f"{here} experiments show {experiment}", "where it ended, with its evidence"),
+        (f"{here} replay {experiment}", "derives the decision again from the raw rows"),
+    ]
     if stay:
-        console.print(
-            f"The server is still up. Look at\n  {base}/docs\n  {base}/v1/experiments/{experiment}/report\n"
-            f"  ratchet experiments show {experiment}\n  ratchet replay {experiment}      (derives the decision again)\n"
-            "Ctrl-C ends it.",
-            highlight=False,
-        )
+        looks.insert(0, (f"{stage.url}/docs", "every endpoint, to try out"))
+        console.print("The server is still up; Ctrl-C ends it. Meanwhile, in the browser or another terminal:")
     else:
-        console.print(
-            f"Look again:  RATCHET_DATA={stage.data} ratchet up   and then  ratchet replay {experiment}", highlight=False
-        )
+        looks.insert(0, (f"{here} up", "serves what the demo left behind"))
+        console.print("The server has ended, its data is kept:")
+    for what, why in looks:
+        console.print(f"  {what}\n      {why}", highlight=False, soft_wrap=True)

@@ -6,8 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
@@ -21,50 +20,59 @@ _ENVIRONMENT = {"RATCHET_TICK": "500ms", "RATCHET_LOG_LEVEL": "warning"}
 
 
 class Stage:
-    """A running server with the scene's definitions, for as long as the block lasts."""
+    """A server with the scene's definitions, running from `open` to `close`."""
 
     def __init__(self, scene: Scene, data: Path, settings: Settings) -> None:
         self.data = data
         self._scene = scene
         self._port = settings.port
         self.url = ""
+        self._process: asyncio.subprocess.Process | None = None
+        self._http: httpx.AsyncClient | None = None
         self.log = data / "server.log"
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> None:
+        """Start the server and wait until it answers. Raises: Unavailable with what it said."""
         self.data.mkdir(parents=True, exist_ok=True)
         settings = {**_ENVIRONMENT, "RATCHET_DATA": str(self.data), "RATCHET_PORT": str(await self._free_port())}
         settings["RATCHET_DATABASE_URL"] = f"sqlite:///{self.data / 'ratchet.db'}"
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "server.cli", "up", "--config", str(self._scene.definitions),
+                sys.executable, "-c", "from server.cli import main; main()", "up", "--config", str(self._scene.definitions),
                 env={**os.environ, **settings}, stdout=log, stderr=log,
             )  # fmt: skip
-        try:
-            self.url = await self._answering()
-        except BaseException:
-            await self._end()
-            raise
+        self.url = await self._answering()
         self._http = httpx.AsyncClient(base_url=self.url, timeout=60, limits=httpx.Limits(max_connections=64))
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        await self._http.aclose()
-        await self._end()
+    async def close(self) -> None:
+        """Stop the server and wait for it: what it acknowledged is on disk either way."""
+        if self._http is not None:
+            await self._http.aclose()
+        if self._process is not None:
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.send_signal(signal.SIGTERM)
+            await self._process.wait()
 
     async def get(self, path: str) -> Any:
         """The decoded answer. Raises: httpx.HTTPStatusError."""
-        return (await self._http.get(path)).raise_for_status().json()
+        return (await self._client.get(path)).raise_for_status().json()
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """The decoded answer. Raises: httpx.HTTPStatusError."""
-        return (await self._http.post(path, json=body)).raise_for_status().json()
+        return (await self._client.post(path, json=body)).raise_for_status().json()
+
+    @property
+    def _client(self) -> httpx.AsyncClient:
+        if self._http is None:
+            raise RuntimeError("the stage is not open")
+        return self._http
 
     async def until_interrupted(self) -> None:
         """Keep the server up until Ctrl-C, or until it ends by itself."""
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._process.wait()
+        if self._process is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._process.wait()
 
     async def _free_port(self) -> int:
         """The port asked for; 0, which lets the system choose, when somebody else listens there."""
@@ -77,16 +85,9 @@ class Stage:
 
     async def _answering(self) -> str:
         until = asyncio.get_running_loop().time() + _START
-        while asyncio.get_running_loop().time() < until and self._process.returncode is None:
+        while asyncio.get_running_loop().time() < until and self._process and self._process.returncode is None:
             if found := present(self.data):
                 return found.url
             await asyncio.sleep(0.05)
         said = self.log.read_text(errors="replace").strip().splitlines()[-5:]
         raise Unavailable("the demo's server did not start: " + (" / ".join(said) or "it said nothing"))
-
-    async def _end(self) -> None:
-        """Stop the server and wait for it: what it acknowledged is on disk either way."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
-        await self._process.wait()

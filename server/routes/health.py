@@ -10,7 +10,10 @@ from litestar.openapi import ResponseSpec
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from server.health import Readiness, readiness
+from server.openapi import operation
 from server.ratchet import Ratchet
+
+UNREADY = ResponseSpec(Readiness, description="It cannot serve; the body says why.", generate_examples=False)
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -19,20 +22,20 @@ class Live(msgspec.Struct, frozen=True):
     status: Literal["ok"] = "ok"
 
 
-@get("/health/live", tags=["operations"])
+@get("/health/live", tags=["operations"], **operation(None))
 async def live() -> Live:
     """Whether the process answers at all; restart it when it does not."""
     return Live()
 
 
-@get("/health/ready", tags=["operations"], responses={503: ResponseSpec(Readiness, description="It cannot serve.")})
+@get("/health/ready", tags=["operations"], **operation(None, also={503: UNREADY}))
 async def ready(ratchet: NamedDependency[Ratchet]) -> Response[Readiness]:
     """Whether it can serve: 200, or 503 with what is wrong. Send no traffic while it is not."""
     told = await readiness(ratchet)
     return Response(told, status_code=200 if told.status == "ok" else 503)
 
 
-@get("/metrics", tags=["operations"], media_type=MediaType.TEXT)
+@get("/metrics", tags=["operations"], media_type=MediaType.TEXT, **operation(None))
 async def metrics(ratchet: NamedDependency[Ratchet]) -> Response[bytes]:
     """Every metric in Prometheus's text format."""
     return Response(ratchet.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -6,6 +6,7 @@ connection here ever does: readers open the file read-only, and a lock file keep
 
 import importlib
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,12 @@ _BUSY = 5
 """Seconds a SQLite connection waits for a lock."""
 _JOURNAL_LIMIT = 64 * 2**20
 """Bytes the WAL file is cut back to after a checkpoint."""
+_LONGEST_READ = 30
+"""Seconds one reading statement may take: a reader that never ends keeps the WAL file, or old rows, from being cleared."""
+_CHECKPOINT = 4000
+"""Pages in the WAL file at which the writer moves them into the database: 16 MB."""
+_CACHE = 65_536
+"""KiB of pages the writer keeps: the index by unit is met in random order, and a miss is read back from the WAL."""
 _CONNECT = 3
 """Seconds to wait for a PostgreSQL connection, and for an answer from a network that has gone silent."""
 
@@ -45,6 +52,7 @@ class Database:
             self.warnings = _sqlite_warnings(module.sqlite_version_info)
             self.writer = _sqlite_engine(self.url, module, _prepare_writer, "BEGIN IMMEDIATE", pool_size=1)
             self.readers = _sqlite_engine(_read_only(self.url), module, _prepare_reader, "BEGIN", pool_size=READERS)
+            _bound_reads(self.readers)
         else:
             self.writer = _postgres_engine(self.url, _DURABLE, pool_size=1)
             self.readers = _postgres_engine(self.url, _NEVER_WRITES, pool_size=READERS)
@@ -131,9 +139,19 @@ def _prepare_writer(connection: Any) -> None:
         "synchronous = FULL",
         "foreign_keys = ON",
         f"journal_size_limit = {_JOURNAL_LIMIT}",
-        "wal_autocheckpoint = 1000",
+        f"cache_size = -{_CACHE}",
+        f"wal_autocheckpoint = {_CHECKPOINT}",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _bound_reads(engine: sa.Engine) -> None:
+    """End any statement after `_LONGEST_READ`, which SQLite has no setting for."""
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def begun(_conn: object, cursor: Any, *_rest: object) -> None:
+        end = time.monotonic() + _LONGEST_READ
+        cursor.connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)
 
 
 def _prepare_reader(connection: Any) -> None:
@@ -167,5 +185,8 @@ def _postgres_engine(url: sa.URL, prepare: str, pool_size: int) -> sa.Engine:
 
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 """An acknowledged commit must be on disk, whatever the server's default says."""
-_NEVER_WRITES = "SET default_transaction_read_only = on; SET statement_timeout = '30s'"
-"""Readers cannot write, nor hold back vacuum for ever."""
+_NEVER_WRITES = (
+    "SET default_transaction_read_only = on; SET default_transaction_isolation = 'repeatable read'; "
+    f"SET statement_timeout = '{_LONGEST_READ}s'"
+)
+"""Readers cannot write, see one snapshot, and no statement holds back vacuum for ever."""

@@ -130,15 +130,11 @@ class Journal:
 
     async def _submit(self, entry: Entry) -> list[OutcomeStatus]:
         future: asyncio.Future[list[OutcomeStatus]] = asyncio.get_running_loop().create_future()
-        # Freed when settled, not when the caller stops waiting: the entry is in the queue until then.
-        future.add_done_callback(self._settled)
-        self._writer.submit(Ticket(entry, future))
-        return await asyncio.shield(future)
-
-    def _settled(self, future: "asyncio.Future[list[OutcomeStatus]]") -> None:
-        self._free(1)
-        if not future.cancelled():
-            future.exception()  # looked at, also when nobody waits for it any more
+        try:
+            self._writer.submit(Ticket(entry, future))
+            return await future
+        finally:
+            self._free(1)
 
     def _free(self, places: int) -> None:
         self._taken -= places

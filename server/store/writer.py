@@ -170,7 +170,8 @@ class Writer:
         self.last_commit_seconds = seconds
         self._typical += (seconds - self._typical) / 16
         if self._observe is not None:
-            self._observe(rows, seconds)
+            with suppress(Exception):  # it is stored: whatever becomes of the watching, it must not be sent again
+                self._observe(rows, seconds)
 
     def _probe(self) -> None:
         """Look whether the database is there; once it was lost, whether it takes a write."""

@@ -1,13 +1,14 @@
 """Modules as operators write them: a sound one of several steps, and one for each way to get it wrong."""
 
 import asyncio
+import contextlib
 import sys
 from typing import Any
 
 import dspy
 
-from learning.programs import load
 from learning.definitions import ProgramDefinition
+from learning.programs import load
 
 
 class Research(dspy.Module):  # type: ignore[misc]  # DSPy ships no types
@@ -48,33 +49,40 @@ class Misbehaving(dspy.Module):  # type: ignore[misc]
         self.predict = dspy.Predict("deed: str -> category: str")
 
     async def aforward(self, deed: str) -> Any:
-        match deed:
-            case "raise":
-                raise KeyError("the module's own bug")
-            case "exit":
-                sys.exit(3)
-            case "cancel":
-                raise asyncio.CancelledError
-            case "group":
-                async with asyncio.TaskGroup() as steps:
-                    steps.create_task(self._fail())
-            case "cling":
-                try:
-                    await asyncio.sleep(30)
-                except asyncio.CancelledError:
-                    return dspy.Prediction(category="late")
-            case "text":
-                return "a text"
-            case "nothing":
-                return dspy.Prediction()
-            case "number":
-                return dspy.Prediction(category=10**30)
-            case "surrogate":
-                return dspy.Prediction(category="half \ud83d pair")
-        return await self.predict.acall(deed=deed)
+        return await getattr(self, deed)()
 
-    async def _fail(self) -> None:
-        raise ZeroDivisionError("one of several steps")
+    async def fail(self) -> None:
+        raise KeyError("the module's own bug")
+
+    async def fail_unspeakably(self) -> None:
+        raise RuntimeError("a\0b \ud83d c")
+
+    async def leave(self) -> None:
+        sys.exit(3)
+
+    async def cancel(self) -> None:
+        raise asyncio.CancelledError
+
+    async def fail_in_a_group(self) -> None:
+        async with asyncio.TaskGroup() as steps:
+            steps.create_task(self.fail())
+
+    async def cling(self) -> dspy.Prediction:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(30)
+        return dspy.Prediction(category="late")
+
+    async def say_text(self) -> str:
+        return "a text"
+
+    async def say_nothing(self) -> dspy.Prediction:
+        return dspy.Prediction()
+
+    async def say_a_number(self) -> dspy.Prediction:
+        return dspy.Prediction(category=10**30)
+
+    async def say_half_a_pair(self) -> dspy.Prediction:
+        return dspy.Prediction(category="half \ud83d pair")
 
 
 class NeedsArguments(Synchronous):

@@ -1,11 +1,12 @@
 """Programs from signature strings and import paths, and the inputs and labels they take."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import dspy
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.errors import Invalid
@@ -33,10 +34,13 @@ def rich() -> Blueprint:
     return blueprint(program(RICH))
 
 
-def faults(of: Any) -> dict[str, str]:
-    with pytest.raises(Invalid) as refused:
+def faults(of: Callable[[], Any]) -> dict[str, str]:
+    """What was refused and why; nothing when nothing was."""
+    try:
         of()
-    return {fault.pointer: fault.message for fault in refused.value.faults}
+    except Invalid as refused:
+        return {fault.pointer: fault.message for fault in refused.faults} or {"no place": refused.detail}
+    return {}
 
 
 def test_a_blueprint_names_and_types_every_field(rich: Blueprint) -> None:
@@ -128,13 +132,10 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)  # no absolute times on a shared machine
 @given(given=json_values | st.dictionaries(st.sampled_from([*SOUND, "other"]), json_values))
 def test_any_json_is_either_taken_or_refused_with_a_place(rich: Blueprint, given: Any) -> None:
-    try:
-        check_input(rich, given)
-    except Invalid as refused:
-        assert refused.faults
-        assert all(fault.pointer.startswith("/input") for fault in refused.faults)
+    assert all(pointer.startswith("/input") for pointer in faults(lambda: check_input(rich, given)))
 
 
 def test_a_label_holds_some_of_the_output_fields(rich: Blueprint) -> None:
@@ -195,15 +196,10 @@ def test_a_signature_that_cannot_be_read_whole_is_refused(signature: str) -> Non
     assert not {"this", "antigravity"} & set(sys.modules)
 
 
+@settings(deadline=None)  # no absolute times on a shared machine
 @given(st.text(alphabet="ab:,->[]|'() strLiteral.*=\n", max_size=40))
 def test_any_text_is_a_signature_or_refused(text: str) -> None:
-    try:
-        parts = parse(text)
-    except Invalid as refused:
-        assert [fault.pointer for fault in refused.faults] == ["/signature"]
-    else:
-        assert parts.inputs
-        assert parts.outputs
+    assert list(faults(lambda: parse(text))) in ([], ["/signature"])
 
 
 def test_a_signature_may_be_folded_over_lines() -> None:

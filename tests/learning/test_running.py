@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import dspy
 import pytest
+from dspy.clients.base_lm import GLOBAL_HISTORY
 from dspy.lm15 import AuthError, ServerError
 
 from experiments.errors import Busy, Invalid
@@ -124,12 +126,10 @@ def test_a_pinned_variant_and_fallback_error_do_not_fall_back(pinned: bool) -> N
 
 def test_a_challenger_may_use_seven_tenths_of_the_deadline_and_the_champion_the_rest() -> None:
     seconds = {"fake/challenger": 30.0, "fake/champion": 0.05}
-    served = with_fallback(
-        lambda model, _prompt: Reply(chat(category="bug"), seconds[model]), definition(timeout="0.5s")
-    )
+    served = with_fallback(lambda model, _prompt: Reply(chat(category="bug"), seconds[model]), definition(timeout="2s"))
     assert (served.status, served.variant, served.error) == ("fallback", "base", "lm-timeout")
-    assert served.error_detail == "no answer within 0.35 s"
-    assert 350_000 <= served.latency
+    assert served.error_detail == "no answer within 1.4 s"
+    assert served.latency >= 1_400_000
 
 
 def test_the_champion_alone_may_use_the_whole_deadline() -> None:
@@ -167,18 +167,24 @@ def test_an_lm_without_room_refuses_before_anything_is_spent() -> None:
 
 
 def test_a_slot_is_given_back_after_every_kind_of_end() -> None:
-    program = definition(lm=LmSettings(model="fake/champion", max_concurrency=1, num_retries=0), timeout="0.1s")
+    program = definition(lm=LmSettings(model="fake/champion", max_concurrency=1, num_retries=0))
     base = base_variant("triage", program, 0)
-    replies: list[Any] = [Reply("", 30), "gibberish", "gibberish", AuthError("no"), chat(category="bug")]
+    asked = asyncio.Event()
+    replies: list[Any] = [Reply("", 30), Reply("", 30), "gibberish", "gibberish", AuthError("no"), chat(category="bug")]
 
     async def statuses(runner: Runner) -> list[str]:
-        hung_up = asyncio.create_task(runner.answer(base, base, program, INPUT, remaining=10_000_000))
-        await asyncio.sleep(0.05)
+        hung_up = asyncio.create_task(runner.answer(base, base, program, INPUT))
+        await asked.wait()
         hung_up.cancel()
         await asyncio.wait([hung_up])
-        return [(await runner.answer(base, base, program, INPUT)).status for _ in range(3)]
+        late = await runner.answer(base, base, program, INPUT, remaining=50_000)
+        return [late.status, *[(await runner.answer(base, base, program, INPUT)).status for _ in range(3)]]
 
-    assert answered(lambda *_: replies.pop(0), statuses) == ["error", "error", "ok"]
+    def script(*_: str) -> Any:
+        asked.set()
+        return replies.pop(0)
+
+    assert answered(script, statuses) == ["error", "error", "error", "ok"]
 
 
 def test_a_challenger_without_room_falls_back_on_a_champion_with_room() -> None:
@@ -234,13 +240,14 @@ def test_a_synchronous_module_is_answered_in_a_thread_and_metered() -> None:
 @pytest.mark.parametrize(
     ("deed", "reason"),
     [
-        ("raise", "KeyError: \"the module's own bug\""),
-        ("exit", "SystemExit: 3"),
+        ("fail", 'KeyError: "the module\'s own bug"'),
+        ("fail_unspeakably", "RuntimeError: a\\0b \\ud83d c"),
+        ("leave", "SystemExit: 3"),
         ("cancel", "the program cancelled itself"),
-        ("group", "ZeroDivisionError: one of several steps"),
-        ("text", "the program returned a str, not a dspy.Prediction"),
-        ("nothing", "unreadable answer: 'category' is missing"),
-        ("number", "unreadable answer: 'category': ValidationError"),
+        ("fail_in_a_group", 'KeyError: "the module\'s own bug"'),
+        ("say_text", "the program returned a str, not a dspy.Prediction"),
+        ("say_nothing", "unreadable answer: 'category' is missing"),
+        ("say_a_number", "unreadable answer: 'category': ValidationError"),
     ],
 )
 def test_what_goes_wrong_inside_a_module_is_the_programs_failure(deed: str, reason: str) -> None:
@@ -259,7 +266,7 @@ def test_a_module_that_clings_on_after_its_deadline_is_late() -> None:
 
 def test_text_that_cannot_be_stored_is_escaped_not_refused() -> None:
     program = definition(signature=None, module=f"{MODULES}:Misbehaving")
-    served = champion_only(lambda *_: "", program, {"deed": "surrogate"})
+    served = champion_only(lambda *_: "", program, {"deed": "say_half_a_pair"})
     assert served.output == {"category": "half \\ud83d pair"}
 
 
@@ -305,6 +312,14 @@ def test_a_corrected_price_holds_for_the_variants_that_exist() -> None:
         return [(await runner.answer(base, base, now, INPUT)).calls[0].cost for now in (before, definition())]
 
     assert asyncio.run(main()) == [None, COST]
+
+
+def test_dspy_keeps_nothing_of_what_it_was_asked() -> None:
+    program = definition(signature=None, module=f"{MODULES}:Synchronous")
+    champion_only(lambda *_: chat(category="bug"), program)
+    champion_only(lambda *_: chat(category="bug"), definition())
+    assert dspy.settings.trace == []
+    assert GLOBAL_HISTORY == []
 
 
 def test_a_twin_answers_like_its_champion_under_its_own_name() -> None:

@@ -76,13 +76,15 @@ def test_a_program_of_several_steps_is_read_as_a_whole(tmp_path: Path) -> None:
     assert list(read) == ["note", "answer.predict"]
     assert read["note"]["demos"] == module.note.demos
     del whole["answer.predict"]
-    assert refusal(whole, RESEARCH) == {"/state/answer.predict": "is missing; every predictor of the program must be there"}
+    assert refusal(whole, RESEARCH) == {
+        "/state/answer.predict": "is missing; every predictor of the program must be there"
+    }
 
 
 def test_indented_instructions_are_kept_as_dspy_will_say_them() -> None:
     made = variant({"predict": {"instructions": "\n    Sort it.\n      Well.\n", "demos": []}})
-    assert made.state["predict"]["instructions"] == "Sort it.\n  Well."
-    assert load(made).predict.signature.instructions == "Sort it.\n  Well."
+    assert made.state["predict"]["instructions"] == "Sort it.\nWell."
+    assert load(made).predict.signature.instructions == "Sort it.\nWell."
 
 
 def renamed(state: Any) -> None:
@@ -137,7 +139,11 @@ LM_WITH_SECRETS = {"model": "openai/gpt-5", "api_base": "http://evil", "extra_he
         (put("predict", "demos", 0, "text"), "/state/predict/demos/0", "must be an object with fields of predict"),
         (put("predict", "demos", 0, {}), "/state/predict/demos/0", "must be an object with fields of predict"),
         (put("predict", "demos", 0, "body", "x"), "/state/predict/demos/0/body", "is not known here"),
-        (put("predict", "demos", 0, "category", "Bug"), "/state/predict/demos/0/category", "must be 'billing' or 'bug'"),
+        (
+            put("predict", "demos", 0, "category", "Bug"),
+            "/state/predict/demos/0/category",
+            "must be 'billing' or 'bug'",
+        ),
         (put("predict", "demos", 0, "urgent", 1), "/state/predict/demos/0/urgent", "must be a valid boolean"),
         (put("predict", "demos", 0, "ticket", "\ud800"), "/state/predict/demos/0/ticket", "surrogate"),
         (put("predict", "demos", 0, "ticket", "\0"), "/state/predict/demos/0/ticket", "NUL"),

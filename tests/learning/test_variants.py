@@ -34,10 +34,7 @@ def test_the_base_is_what_the_definition_says() -> None:
 
 
 def test_the_id_is_the_same_in_every_process() -> None:
-    script = (
-        "from tests.learning.test_variants import BASE, made\n"
-        "print(BASE.id, made(instructions='Other.').id)"
-    )
+    script = "from tests.learning.test_variants import BASE, made\nprint(BASE.id, made(instructions='Other.').id)"
     for seed in ("1", "2"):
         ids = subprocess.run(
             [sys.executable, "-c", script], check=True, capture_output=True, text=True, env={"PYTHONHASHSEED": seed}
@@ -47,7 +44,7 @@ def test_the_id_is_the_same_in_every_process() -> None:
 
 def test_the_id_of_a_known_variant_never_changes() -> None:
     """A change here makes new variants out of all that exist: every running experiment would lose its arms."""
-    assert BASE.id == "PINNED"
+    assert BASE.id == "75a1e56045dfa35c194e9e2aecd53ca9"
 
 
 @pytest.mark.parametrize(
@@ -58,8 +55,9 @@ def test_the_id_of_a_known_variant_never_changes() -> None:
         {"parent": None},
         {"origin": "compile", "compile_id": "c1"},
         {"lm": {"price": {"input": 1, "output": 2}}},
-        {"lm": {"num_retries": 0, "max_concurrency": 3, "timeout": "5s", "api_key_env": "OTHER_KEY"}},
-        {"instructions": "  Classify.  "},
+        {"lm": {"num_retries": 0, "max_concurrency": 3, "timeout": "5s"}},
+        {"lm": msgspec.structs.replace(LM, api_key_env="OTHER_KEY")},
+        {"instructions": "\n  Classify.\n"},
         {"state": {"predict": {"instructions": "Classify."}}},
     ],
 )
@@ -125,6 +123,16 @@ def test_another_model_inherits_nothing_of_the_first() -> None:
     assert other.lm == LmSettings(model="sim/other")
 
 
+def test_a_key_stays_with_the_address_that_the_definition_sends_it_to() -> None:
+    keyed = definition(lm=msgspec.structs.replace(LM, api_key_env="TRIAGE_KEY"))
+    parent = base_variant("triage", keyed, 0)
+    assert made(parent=parent, lm={"temperature": 1.0}).lm.api_key_env == "TRIAGE_KEY"
+    assert made(parent=parent, lm={"model": "sim/other", "api_key_env": "TRIAGE_KEY"}).lm.api_key_env == "TRIAGE_KEY"
+    assert made(parent=parent, lm={"api_base": "http://mine/v1"}).lm.api_key_env is None
+    with pytest.raises(Invalid, match="only be written in the definitions"):
+        made(parent=parent, lm={"api_base": "http://mine/v1", "api_key_env": "TRIAGE_KEY"})
+
+
 def test_a_parent_with_other_fields_is_refused() -> None:
     wider = base_variant("triage", definition(signature=SIGNATURE.replace("'bug'", "'bug', 'other'")), 0)
     with pytest.raises(Invalid, match="/parent"):
@@ -148,7 +156,9 @@ def test_a_variant_whose_code_has_changed_its_fields_does_not_load() -> None:
         ({"lm": {"model": "no-provider"}}, "/lm"),
         ({"lm": {"api_key": "sk-1"}}, "/lm"),
         ({"lm": {"extra_headers": {"Authorization": "sk-1"}}}, "/lm"),
-        ({"lm": {"api_key_env": "sk-proj-1234"}}, "/lm/api_key_env"),
+        ({"lm": msgspec.structs.replace(LM, api_key_env="sk-proj-1234")}, "/lm/api_key_env"),
+        ({"lm": {"api_key_env": "RATCHET_DATABASE_URL"}}, "/lm/api_key_env"),
+        ({"lm": {"api_base": "http://mine/v1", "api_key_env": "TRIAGE_KEY"}}, "/lm/api_key_env"),
         ({"lm": {"api_base": "https://user:secret@host/v1"}}, "/lm/api_base"),
         ({"lm": {"api_base": "https://host/v1?key=secret"}}, "/lm/api_base"),
         ({"lm": {"api_base": "file:///etc/passwd"}}, "/lm/api_base"),

@@ -7,19 +7,8 @@ import pytest
 from dspy.lm15 import ServerError
 
 from experiments.quantities import SECOND
-from server import clock
 from server.store.facts import Reported, example
-from tests.application import Application, application
-
-
-class Clock:
-    """The wall clock, and what a test adds to it."""
-
-    def __init__(self) -> None:
-        self.ahead = 0
-
-    def __call__(self) -> int:
-        return clock.now() + self.ahead
+from tests.application import Application, Clock, application
 
 
 async def prediction(app: Application) -> str:
@@ -63,7 +52,8 @@ def test_the_same_again_is_a_duplicate_and_another_is_a_conflict_and_is_not_used
                 assert await statuses(app, by_judge, by_judge) == ["accepted", "duplicate"]
             kept = {(one.metric, one.value, one.source, one.status) for one in await reported(app, ids[1])}
             assert kept == {
-                ("rating", 4.0, "human", "accepted"), ("rating", 5.0, "human", "conflict"),
+                ("rating", 4.0, "human", "accepted"),
+                ("rating", 5.0, "human", "conflict"),
                 ("rating", 5.0, "judge", "accepted"),
             }
 
@@ -100,7 +90,8 @@ def test_past_the_window_an_outcome_is_late_unless_it_is_known_already(sqlite_ur
             assert await statuses(app, {"prediction_id": early, **label}) == ["accepted"]
             now.ahead = 24 * 3600 * SECOND + SECOND
             assert await statuses(app, {"prediction_id": early, **label}, {"prediction_id": late, **label}) == [
-                "duplicate", "late",
+                "duplicate",
+                "late",
             ]
             assert await statuses(app, {"prediction_id": early, "label": {"category": "other"}}) == ["conflict"]
 
@@ -114,7 +105,9 @@ def test_a_comment_may_come_alone_or_beside_a_value_and_only_once(sqlite_url: st
             comment = {"prediction_id": about, "comment": "too curt"}
             rated = {"prediction_id": about, "metric": "rating", "value": 2}
             assert await statuses(app, comment, comment, {**comment, "comment": "too long"}) == [
-                "accepted", "duplicate", "accepted",
+                "accepted",
+                "duplicate",
+                "accepted",
             ]
             assert await statuses(app, {**rated, "comment": "too curt"}) == ["accepted"]
             assert await statuses(app, rated, {**rated, "comment": "and late"}) == ["duplicate", "accepted"]
@@ -181,7 +174,7 @@ def test_numbers_that_are_none_are_rejected(sqlite_url: str) -> None:
                 )
                 # What is no JSON is refused as a whole, what is a number is an item of its own.
                 if answer.status_code == 200:
-                    assert [one["status"] for one in answer.json()["results"]][0] == "rejected"
+                    assert answer.json()["results"][0]["status"] == "rejected"
                 else:
                     assert answer.status_code == 400
             assert all(one.metric == "solved" for one in await reported(app, about))
@@ -193,9 +186,7 @@ def test_a_thousand_outcomes_are_one_request_and_more_are_refused(sqlite_url: st
     async def play() -> None:
         async with application(sqlite_url) as app:
             ids = [await prediction(app) for _ in range(10)]
-            many = [
-                {"prediction_id": about, "comment": f"number {at}"} for about in ids for at in range(100)
-            ]
+            many = [{"prediction_id": about, "comment": f"number {at}"} for about in ids for at in range(100)]
             assert await statuses(app, *many) == ["accepted"] * 1000
             answer = await app.http.post("/v1/outcomes", json={"outcomes": [*many, many[0]]})
             assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (400, "/outcomes")

@@ -48,7 +48,12 @@ def terse(prompt: str) -> bool:
 def units(variant: str, *, count: int = 3) -> list[str]:
     """Units that the even split of `trial` gives to a variant."""
     routing = Routing(
-        program="triage", epoch=2, champion="base", experiment_id="trial", split={"base": 0.5, "terse": 0.5}, reason="",
+        program="triage",
+        epoch=2,
+        champion="base",
+        experiment_id="trial",
+        split={"base": 0.5, "terse": 0.5},
+        reason="",
         created_at=0,
     )
     return [unit for unit in map(str, range(100)) if route(routing, unit).variant == variant][:count]
@@ -61,8 +66,17 @@ def test_an_answered_prediction_is_on_disk_with_its_bill(database_url: str) -> N
             assert answer.status_code == 200
             told = answer.json()
             assert set(told) == {
-                "prediction_id", "program", "variant", "assigned_variant", "experiment_id", "propensity", "output",
-                "fallback", "usage", "cost_usd", "latency_ms",
+                "prediction_id",
+                "program",
+                "variant",
+                "assigned_variant",
+                "experiment_id",
+                "propensity",
+                "output",
+                "fallback",
+                "usage",
+                "cost_usd",
+                "latency_ms",
             }
             assert (told["program"], told["variant"], told["assigned_variant"]) == ("triage", "base", "base")
             assert (told["experiment_id"], told["propensity"], told["fallback"]) == (None, 1.0, False)
@@ -121,9 +135,10 @@ def test_a_failing_challenger_is_covered_by_the_champion_and_charged(sqlite_url:
             fact = (await stored(app, told["prediction_id"])).prediction
             assert (fact.status, fact.error, fact.assigned_variant) == ("fallback", "lm-failed", "terse")
             assert fact.assigned_cost is None
-            assert 'ratchet_predictions_total{program="triage",status="fallback",variant="terse"} 1.0' in (
-                await app.http.get("/metrics")
-            ).text
+            assert (
+                'ratchet_predictions_total{program="triage",status="fallback",variant="terse"} 1.0'
+                in (await app.http.get("/metrics")).text
+            )
 
     asyncio.run(play())
 
@@ -233,15 +248,26 @@ def test_a_batch_answers_every_item_in_order_with_its_answer_or_problem(database
     async def play() -> None:
         async with application(database_url, script) as app:
             items: list[Any] = [
-                {"input": {"ticket": "fine"}}, {"input": {}}, {"input": {"ticket": "break"}}, {"inputs": 1}, 7,
+                {"input": {"ticket": "fine"}},
+                {"input": {}},
+                {"input": {"ticket": "break"}},
+                {"inputs": 1},
+                7,
                 {"input": {"ticket": "fine"}, "unit": "ann"},
             ]
             for headers in ({}, {"Idempotency-Key": "once"}):
-                answer = await app.http.post("/v1/programs/triage/predict/batch", json={"items": items}, headers=headers)
+                answer = await app.http.post(
+                    "/v1/programs/triage/predict/batch", json={"items": items}, headers=headers
+                )
                 assert answer.status_code == 200, answer.text
                 results = answer.json()["results"]
                 assert [result.get("type") for result in results] == [
-                    None, "invalid", "lm-failed", "invalid", "invalid", None,
+                    None,
+                    "invalid",
+                    "lm-failed",
+                    "invalid",
+                    "invalid",
+                    None,
                 ]
                 assert results[1]["errors"][0]["pointer"] == "/input/ticket"
                 recorded = [r["prediction_id"] for r in results if "prediction_id" in r]

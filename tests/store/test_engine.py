@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from experiments.errors import Conflict, Invalid, Unavailable
 from server.store import engine
 from server.store.engine import Database
-from server.store.store import Store, read_only
+from server.store.store import Store, migrate_at, read_only
 from tests.store.made import append, opened, prediction
 
 pytestmark = pytest.mark.anyio
@@ -62,14 +62,18 @@ def test_a_server_whose_default_is_not_durable_is_overruled(postgres_url: str) -
     database.close()
 
 
+def logged(store: Store) -> int:
+    """Bytes in the WAL file."""
+    return Path(f"{store.database.path}-wal").stat().st_size
+
+
 async def test_reading_beside_a_server_leaves_its_log_alone(sqlite_url: str) -> None:
     async with opened(sqlite_url) as store:
         await append(store, prediction())
-        log = Path(f"{store.database.path}-wal")
-        size = log.stat().st_size
+        size = logged(store)
         with read_only(sqlite_url) as conn:
             assert conn.scalar(sa.text("SELECT count(*) FROM predictions")) == 1
-        assert log.stat().st_size == size > 0
+        assert logged(store) == size > 0
 
 
 def test_reading_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
@@ -86,7 +90,7 @@ async def test_a_second_server_on_the_same_file_is_refused_naming_the_first(sqli
         pass
 
 
-async def test_a_lock_dies_with_its_holder(sqlite_url: str) -> None:
+def test_a_lock_dies_with_its_holder(sqlite_url: str) -> None:
     program = f"from server.store import Store; held = Store.open({sqlite_url!r}); print('held', flush=True); input()"
     holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout
@@ -99,8 +103,7 @@ async def test_a_lock_dies_with_its_holder(sqlite_url: str) -> None:
     holder.stdout.close()
     holder.stdin.close()
     assert json.loads(Path(f"{Database(sqlite_url).path}.lock").read_text())["pid"] == holder.pid
-    async with opened(sqlite_url):
-        pass
+    migrate_at(sqlite_url)  # takes the lock
 
 
 def test_without_a_bundled_sqlite_the_one_of_python_is_used_with_a_warning(
@@ -135,3 +138,12 @@ def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "ratchet.db").write_text("something else entirely " * 100)
     with pytest.raises(Unavailable, match="not a database"):
         Store.open(f"sqlite:///{tmp_path / 'ratchet.db'}")
+
+
+async def test_a_read_that_never_ends_is_ended(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_LONGEST_READ", 0.1)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    async with opened(sqlite_url) as store:
+        with pytest.raises(Unavailable, match="interrupted"):
+            await store.read(lambda conn: conn.exec_driver_sql(endless).scalar())
+        assert await store.read(lambda conn: conn.exec_driver_sql("SELECT 1").scalar()) == 1

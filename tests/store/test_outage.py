@@ -1,4 +1,4 @@
-"""The database goes away and comes back: nothing acknowledged is lost, nobody waits for ever, nothing needs a restart."""
+"""The database goes away and comes back: nothing acknowledged is lost, nobody waits for ever, no restart is needed."""
 
 import asyncio
 import time

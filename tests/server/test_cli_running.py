@@ -1,0 +1,130 @@
+"""`ratchet up` and its kind, as processes: how they start, refuse to, and end."""
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from server.cli.main import ratchet
+from tests.servers import DEFINITIONS, RATCHET, RunningServer
+
+
+def run(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """One verb in a process of its own, ended by itself."""
+    settings = {"RATCHET_DATA": str(data), "RATCHET_PORT": "0"}
+    return subprocess.run(
+        [RATCHET, *arguments], check=False, capture_output=True, text=True, timeout=60, env={**os.environ, **settings}
+    )
+
+
+def verb(data: Path, *arguments: str, **environment: str) -> Result:
+    """One verb in this process: for those that end before a server would begin."""
+    settings = {"RATCHET_DATA": str(data), "RATCHET_PORT": "0", **environment}
+    return CliRunner().invoke(ratchet, list(arguments), env=settings)
+
+
+def test_up_says_where_it_is_and_takes_it_back_at_the_end(tmp_path: Path) -> None:
+    with RunningServer(tmp_path / "data") as server:
+        assert json.loads((tmp_path / "data" / "server.json").read_text())["pid"] == server.process.pid
+        assert f"Ratchet is running at {server.url}" in server.log.read_text()
+        server.stop()
+    assert not (tmp_path / "data" / "server.json").exists()
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_second_up_on_the_same_data_is_refused_naming_the_holder(tmp_path: Path) -> None:
+    with RunningServer(tmp_path / "data") as server:
+        other = run(tmp_path / "data", "up")
+        assert other.returncode == 1
+        assert f"in use by process {server.process.pid}" in other.stderr
+        same = verb(tmp_path / "data", "up", "--port", str(server.port))
+        assert same.exit_code == 1
+        assert f"process {server.process.pid} serves the data" in same.stderr
+        assert "Traceback" not in other.stderr
+
+
+def test_up_starts_again_after_kill_9(tmp_path: Path) -> None:
+    with RunningServer(tmp_path / "data") as server:
+        server.kill()
+    assert "no running server" in verb(tmp_path / "data", "status").stderr
+    with RunningServer(tmp_path / "data"):
+        assert verb(tmp_path / "data", "status").exit_code == 0
+
+
+def test_a_taken_port_is_named_with_a_free_one(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = verb(tmp_path / "data", "up", "--port", str(port))
+    assert refused.exit_code == 1
+    assert f"port {port} is taken" in refused.stderr
+    assert "--port " in refused.stderr
+
+
+def test_up_does_not_begin_on_a_bad_file(tmp_path: Path) -> None:
+    config = tmp_path / "ratchet.yaml"
+    config.write_text("programs:\n  triage: {signature: a -> b, lm: nope}\n")
+    refused = run(tmp_path / "data", "up", "--config", str(config))
+    assert refused.returncode == 1
+    assert "ratchet.yaml:2:35: programs.triage.lm: model 'nope'" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_up_goes_on_with_the_last_good_definitions_when_the_file_is_bad(tmp_path: Path) -> None:
+    config = tmp_path / "ratchet.yaml"
+    config.write_text(DEFINITIONS)
+    with RunningServer(tmp_path / "data", config=config) as server:
+        server.stop()
+    config.write_text("programs: [")
+    with RunningServer(tmp_path / "data", config=config) as server:
+        told = verb(tmp_path / "data", "status", "--json")
+        assert [program["name"] for program in json.loads(told.stdout)["programs"]] == ["triage"]
+        assert "definitions_refused" in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["up"], {"RATCHET_TICK": "soon"}, "RATCHET_TICK: 'soon' is not a duration"),
+        (["up"], {"RATCHET_DATABASE_URL": "postgresql+psycopg://h/d"}, "use `ratchet serve`"),
+        (["up", "--host", "no.such.host.invalid"], {}, "is no address of this machine"),
+    ],
+)
+def test_what_keeps_a_server_from_starting_is_said_in_a_sentence(
+    tmp_path: Path, arguments: list[str], environment: dict[str, str], said: str
+) -> None:
+    refused = verb(tmp_path / "data", *arguments, **environment)
+    assert refused.exit_code == 1
+    assert said in refused.stderr
+
+
+def test_serve_wants_the_tables_that_migrate_makes(tmp_path: Path) -> None:
+    refused = run(tmp_path / "data", "serve")
+    assert refused.returncode == 1
+    assert "run `ratchet migrate`" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert json.loads(verb(tmp_path / "data", "migrate", "--json").stdout)["migrated"] is True
+    with RunningServer(tmp_path / "data", verb="serve"):
+        assert verb(tmp_path / "data", "status").exit_code == 0
+
+
+def test_the_first_key_is_made_without_a_server_and_then_needed(tmp_path: Path) -> None:
+    made = json.loads(verb(tmp_path / "data", "keys", "create", "me", "--scope", "admin", "--json").stdout)
+    with RunningServer(tmp_path / "data"):
+        refused = verb(tmp_path / "data", "status")
+        assert refused.exit_code == 1
+        assert "RATCHET_API_KEY" in refused.stderr
+        mine = {"RATCHET_API_KEY": made["secret"]}
+        assert verb(tmp_path / "data", "status", **mine).exit_code == 0
+        second = json.loads(
+            verb(tmp_path / "data", "keys", "create", "app", "--scope", "predict", "--json", **mine).stdout
+        )
+        assert verb(tmp_path / "data", "keys", "revoke", second["key"]["key_id"], **mine).exit_code == 0
+        listed = verb(tmp_path / "data", "keys", "list", **mine).stdout
+        assert "app" in listed
+        assert made["secret"] not in listed

@@ -1,0 +1,194 @@
+"""The life of an experiment over HTTP: who may do what to which state, and what is told about it."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.application import Application, application
+
+pytestmark = pytest.mark.anyio
+
+EXPERIMENTS = "/v1/experiments"
+
+
+async def drafted(app: Application, **wanted: Any) -> dict[str, Any]:
+    """A draft with the challenger `terse`."""
+    made = await app.http.post("/v1/programs/triage/variants", json={"name": "terse", "instructions": "One word."})
+    assert made.status_code in (200, 201), made.text
+    body = {"program": "triage", "challengers": ["terse"], "split": {"base": 0.5, "terse": 0.5}, **wanted}
+    answer = await app.http.post(EXPERIMENTS, json=body)
+    assert answer.status_code == 201, answer.text
+    experiment: dict[str, Any] = answer.json()
+    return experiment
+
+
+async def act(app: Application, experiment_id: str, action: str, tag: str | None = None, **body: Any) -> httpx.Response:
+    headers = {} if tag is None else {"If-Match": tag}
+    path = f"{EXPERIMENTS}/{experiment_id}/{action}"
+    return await app.http.post(path, json={"reason": "a test", **body}, headers=headers)
+
+
+async def test_an_experiment_lives_from_draft_to_promotion_and_back(database_url: str) -> None:
+    async with application(database_url) as app:
+        draft = await drafted(app)
+        experiment_id = draft["experiment_id"]
+        assert draft["state"] == "draft"
+        assert draft["arms"] == [
+            {"variant": "base", "role": "champion", "split": 0.5},
+            {"variant": "terse", "role": "challenger", "split": 0.5},
+        ]
+        assert draft["settings"]["outcome_window"] == 86_400
+        assert draft["level"] is None
+        running = (await act(app, experiment_id, "start")).raise_for_status().json()
+        assert running["state"] == "running"
+        assert running["level"] > 0
+        assert (await app.http.get("/v1/programs/triage")).json()["experiment_id"] == experiment_id
+        assert (await act(app, experiment_id, "pause")).json()["state"] == "paused"
+        assert (await app.predict(unit="ann")).json()["experiment_id"] is None
+        assert (await act(app, experiment_id, "resume")).json()["state"] == "running"
+        assert (await app.predict(unit="ann")).json()["experiment_id"] == experiment_id
+        promoted = (await act(app, experiment_id, "promote", variant="terse")).raise_for_status().json()
+        assert promoted["verdict"] == "promote"
+        assert (await app.http.get("/v1/programs/triage")).json()["champion"] == "terse"
+        back = (await act(app, experiment_id, "rollback")).raise_for_status().json()
+        assert (back["verdict"], back["rolled_back"]) == ("promote", True)
+        assert (await app.http.get("/v1/programs/triage")).json()["champion"] == "base"
+        decisions = (await app.http.get(f"{EXPERIMENTS}/{experiment_id}/decisions")).json()["items"]
+        assert [(decision["verdict"], decision["by"]) for decision in decisions] == [
+            ("rollback", "operator"),
+            ("promote", "operator"),
+        ]
+        assert decisions[1]["evidence"]["computed_at"].endswith("Z")
+        assert decisions[1]["split_before"] == {"base": 0.5, "terse": 0.5}
+
+
+async def test_an_act_that_the_state_does_not_allow_is_a_conflict(sqlite_url: str) -> None:
+    async with application(sqlite_url) as app:
+        experiment_id = (await drafted(app))["experiment_id"]
+        for action in ("pause", "resume", "rollback"):
+            answer = await act(app, experiment_id, action)
+            assert answer.status_code == 409, action
+            assert action in answer.json()["detail"]
+        other = await drafted(app)
+        (await act(app, experiment_id, "start")).raise_for_status()
+        assert (await act(app, other["experiment_id"], "start")).status_code == 409
+
+
+async def test_an_act_on_a_stale_version_is_refused_and_changes_nothing(sqlite_url: str) -> None:
+    async with application(sqlite_url) as app:
+        experiment_id = (await drafted(app))["experiment_id"]
+        path = f"{EXPERIMENTS}/{experiment_id}"
+        first = (await app.http.get(path)).headers["etag"]
+        started = await act(app, experiment_id, "start", tag=first)
+        assert started.status_code == 200, started.text
+        assert started.headers["etag"] != first
+        assert (await act(app, experiment_id, "stop", tag=first)).status_code == 412
+        split = {"split": {"base": 0.8, "terse": 0.2}}
+        assert (await app.http.patch(path, json=split, headers={"If-Match": first})).status_code == 412
+        assert (await app.http.patch(path, json=split, headers={"If-Match": "first"})).status_code == 400
+        assert (await app.http.get(path)).json() == started.json()
+        assert (await act(app, experiment_id, "stop", tag="*")).json()["verdict"] == "stopped"
+
+
+async def test_a_new_split_is_a_new_epoch_and_turns_the_ramp_off(sqlite_url: str) -> None:
+    async with application(sqlite_url) as app:
+        experiment_id = (await drafted(app))["experiment_id"]
+        before = (await act(app, experiment_id, "start")).json()
+        changed = await app.http.patch(f"{EXPERIMENTS}/{experiment_id}", json={"split": {"base": 0.8, "terse": 0.2}})
+        assert changed.status_code == 200, changed.text
+        assert changed.json()["epoch"] == before["epoch"] + 1
+        assert changed.json()["settings"]["ramp"] == []
+        assert [arm["split"] for arm in changed.json()["arms"]] == [0.8, 0.2]
+
+
+WRONG_EXPERIMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"program": "triag"}, "/program"),
+    ({"challengers": ["ters"]}, "/challengers/0"),
+    ({"challengers": ["base"]}, "/challengers/0"),
+    ({"challengers": []}, "/challengers"),
+    ({"challengers": "terse"}, "/challengers"),
+    ({"goal": "corect"}, "/goal"),
+    ({"guardrails": ["latncy"]}, "/guardrails/0"),
+    ({"split": {"base": 0.5, "terse": 0.6}}, "/split"),
+    ({"split": {"base": 1.5, "terse": -0.5}}, "/split"),
+    ({"split": {"base": 0, "terse": 0}}, "/split"),
+    ({"split": {"base": 0.5, "other": 0.5}}, "/split"),
+    ({"min_effect": 0}, "/min_effect"),
+    ({"max_units": 2**63}, "/max_units"),
+    ({"outcome_window": "soon"}, "/outcome_window"),
+    ({"randomise": "unit"}, "/randomise"),
+    ({"aa": True}, "/challengers"),
+]
+
+
+async def test_a_wrong_experiment_is_refused_at_its_field(sqlite_url: str) -> None:
+    async with application(sqlite_url) as app:
+        await drafted(app)
+        for change, pointer in WRONG_EXPERIMENTS:
+            answer = await app.http.post(EXPERIMENTS, json={"program": "triage", "challengers": ["terse"], **change})
+            assert answer.status_code == 400, answer.text
+            assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer], answer.text
+        assert len((await app.http.get(EXPERIMENTS)).json()["items"]) == 1
+
+
+async def test_an_unknown_experiment_is_not_found(sqlite_url: str) -> None:
+    async with application(sqlite_url) as app:
+        for path in ("", "/report", "/series", "/decisions"):
+            answer = await app.http.get(f"{EXPERIMENTS}/01a1f7c1-1cca-7150-a90c-118e4ec6ae49{path}")
+            assert answer.status_code == 404
+            assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_experiments_are_listed_newest_first_by_program_and_state(sqlite_url: str) -> None:
+    async with application(sqlite_url) as app:
+        ids = [(await drafted(app))["experiment_id"] for _ in range(5)]
+        (await act(app, ids[0], "start")).raise_for_status()
+        listed: list[str] = []
+        cursor: dict[str, str] = {}
+        while True:
+            told = (await app.http.get(EXPERIMENTS, params={"limit": 2, **cursor})).raise_for_status().json()
+            listed += [item["experiment_id"] for item in told["items"]]
+            if told["next_cursor"] is None:
+                break
+            cursor = {"cursor": told["next_cursor"]}
+        assert listed == ids[::-1]
+        running = (await app.http.get(EXPERIMENTS, params={"program": "triage", "state": "running"})).json()["items"]
+        assert [item["experiment_id"] for item in running] == [ids[0]]
+        wrong = await app.http.get(EXPERIMENTS, params={"state": "runing"})
+        assert wrong.json()["errors"][0]["pointer"] == "/query/state"
+
+
+async def test_a_report_holds_numbers_or_nulls_from_the_first_moment(database_url: str) -> None:
+    async with application(database_url) as app:
+        experiment_id = (await drafted(app))["experiment_id"]
+        (await act(app, experiment_id, "start")).raise_for_status()
+        for unit in range(4):
+            made = (await app.predict(unit=f"u{unit}")).json()
+            await app.report({"prediction_id": made["prediction_id"], "label": {"category": "bug"}})
+        report = (await app.http.get(f"{EXPERIMENTS}/{experiment_id}/report")).raise_for_status().json()
+        series = (await app.http.get(f"{EXPERIMENTS}/{experiment_id}/series")).raise_for_status().json()
+    assert sum(arm["assigned"] for arm in report["arms"]) == 4
+    assert report["verdict"] is None
+    assert report["recommended_action"] == "wait"
+    assert report["srm"]["violated"] is False
+    assert report["comparisons"][0]["interval"]["level"] > 0.9
+    assert report["computed_at"].endswith("Z")
+    assert series == {"points": []}
+
+
+async def test_automation_is_frozen_and_unfrozen_with_a_reason(sqlite_url: str) -> None:
+    async with application(sqlite_url) as app:
+        assert (await app.http.post("/v1/freeze", json={})).json()["errors"][0]["pointer"] == "/reason"
+        frozen = (await app.http.post("/v1/freeze", json={"reason": "a holiday"})).raise_for_status().json()
+        assert frozen["frozen"]["reason"] == "a holiday"
+        assert (await app.http.get("/v1/status")).json()["frozen"] == frozen["frozen"]
+        assert (await app.http.post("/v1/unfreeze", json={"reason": "back"})).json()["frozen"] is None
+        (program,) = (await app.http.get("/v1/status")).json()["programs"]
+        assert program == {
+            "name": "triage",
+            "champion": "base",
+            "experiment_id": None,
+            "split": {"base": 1.0},
+            "problem": None,
+        }
