@@ -1,1 +1,1 @@
-"""One file per goal. Each prints one JSON object per line, saying what was run on what; compare lines of one run only."""
+"""One file per goal. Each prints one JSON object per line that says what was run on what; compare within one run."""

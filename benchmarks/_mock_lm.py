@@ -1,7 +1,7 @@
 """An OpenAI-compatible language model that answers at once, or after `--delay` seconds: a stand-in, and said to be one.
 
-Run as `python -m benchmarks._mock_lm`: it takes a free port on loopback and prints it. The delay can be changed while it
-runs (`POST /delay/SECONDS`), so that one process serves a whole benchmark.
+Run as `python -m benchmarks._mock_lm`: it takes a free port on loopback and prints it. The delay can be changed while
+it runs (`POST /delay/SECONDS`), so that one process serves a whole benchmark.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """What Ratchet's serving is measured beside: the same DSPy program without a server, and in the plainest web framework.
 
-`python -m benchmarks._rivals bare PORT CLIENTS SECONDS` runs `await program.acall()` in a closed loop and prints its JSON;
-`python -m benchmarks._rivals fastapi PORT` serves it and prints its own port. PORT is that of the mock language model.
-Neither assigns, records nor stores anything.
+`python -m benchmarks._rivals bare PORT CLIENTS SECONDS` runs `await program.acall()` in a closed loop and prints its
+JSON; `python -m benchmarks._rivals fastapi PORT` serves it and prints its own port. PORT is that of the mock language
+model. Neither assigns, records nor stores anything.
 """
 
 import asyncio

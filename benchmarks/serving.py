@@ -2,10 +2,10 @@
 
     make bench-serving [ARGS="--seconds 6 --memory 100000"]
 
-Every system answers the same DSPy program through the same mock language model, at 0, 50 and 1,000 ms and with 1, 32 and
-128 clients, one after the other in each cell, so that a change of the machine's mood meets them all. Ratchet assigns and
-commits every prediction before it answers; the rows are counted at the last answer, without waiting. Then the memory over
-many predictions, and an outcome reported right after its prediction beside single durable commits.
+Every system answers the same DSPy program through the same mock language model, at 0, 50 and 1,000 ms and with 1, 32
+and 128 clients, one after the other in each cell, so that a change of the machine's mood meets them all. Ratchet
+assigns and commits every prediction before it answers; the rows are counted at the last answer, without waiting. Then
+the memory over many predictions, and an outcome reported right after its prediction beside single durable commits.
 """
 
 import argparse
@@ -35,9 +35,8 @@ CLIENTS = (1, 32, 128)
 DEFINITIONS = """
 programs:
   triage:
-    signature: "text: str -> label: str"
-    lm: {{model: mock/mock, api_base: "http://127.0.0.1:{port}/v1", price: {{input: 1, output: 2}}, max_concurrency: 512}}
-    metrics:
+    signature: "text: str -> label: str" lm: {{model: mock/mock, api_base: "http://127.0.0.1:{port}/v1", price: {{input:
+    1, output: 2}}, max_concurrency: 512}} metrics:
       correct: {{kind: boolean, role: goal}}
 """
 

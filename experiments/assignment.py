@@ -1,11 +1,11 @@
 """Which variant a unit meets: a hash against the split, and nothing else.
 
 Every arm draws an exponential clock from the hash of (salt, unit, arm); the first to ring gets the unit. With rates
-equal to the shares, arm k wins with probability share_k / Σ shares exactly (Efraimidis & Spirakis 2006, *Weighted random
-sampling with a reservoir*, key u^(1/w); the same keys are known as weighted rendezvous hashing). An arm's clock does
-not depend on the other arms' shares, so when the challengers' shares grow against the champion's, units only ever move
-from the champion to a challenger: a ramp never takes a unit out of a challenger, a paused split resumes unchanged, and
-no replica needs to know what another one did.
+equal to the shares, arm k wins with probability share_k / Σ shares exactly (Efraimidis & Spirakis 2006, *Weighted
+random sampling with a reservoir*, key u^(1/w); the same keys are known as weighted rendezvous hashing). An arm's clock
+does not depend on the other arms' shares, so when the challengers' shares grow against the champion's, units only ever
+move from the champion to a challenger: a ramp never takes a unit out of a challenger, a paused split resumes unchanged,
+and no replica needs to know what another one did.
 """
 
 import hashlib
@@ -74,7 +74,7 @@ def draw(salt: str, unit: str, split: Mapping[str, float]) -> str:
 
 
 def uniform(salt: str, unit: str, arm: str) -> float:
-    """A number in (0, 1) from SHA-256 of the length-prefixed salt, unit and arm: its first 53 bits, centred in their cell.
+    """A number in (0, 1): the first 53 bits of SHA-256 of length-prefixed salt, unit and arm, centred in their cell.
 
     Length prefixes keep ("ab", "c") and ("a", "bc") apart. `unit` may hold any text, lone surrogates included.
     """

@@ -1,8 +1,8 @@
 """What to do about an experiment, given the evidence: one of a few typed rulings, each with its reason.
 
-Every number here keeps its guarantee under continuous looking, so `decide` may be asked at any moment and as often as one
-likes. Thresholds are on log e-values: by Ville's inequality a process that starts at 1 and is a supermartingale under
-its null ever exceeds 1/a with probability at most a.
+Every number here keeps its guarantee under continuous looking, so `decide` may be asked at any moment and as often as
+one likes. Thresholds are on log e-values: by Ville's inequality a process that starts at 1 and is a supermartingale
+under its null ever exceeds 1/a with probability at most a.
 """
 
 import math
@@ -102,14 +102,16 @@ def decide(experiment: Experiment, evidence: Evidence, split: Mapping[str, float
         or _inconclusive(experiment, evidence, now)
         or _fill(experiment, evidence)
         or _step(experiment, evidence, split)
-        or Keep(_missing(experiment, evidence, now))
+        or Keep(_missing(experiment, evidence))
     )
 
 
 def _invalid(experiment: Experiment, evidence: Evidence) -> Conclude | None:
     if evidence.balance.log_e() >= math.log(1 / BALANCE):
         counts = ", ".join(f"{arm} {n}" for arm, n in evidence.entered.items())
-        return Conclude("invalid", f"Sample-ratio mismatch: units entered as {counts}, which the split does not explain.")
+        return Conclude(
+            "invalid", f"Sample-ratio mismatch: units entered as {counts}, which the split does not explain."
+        )
     goal = experiment.metrics[experiment.goal]
     if goal.expected == "sampled" and evidence.arrival.log_e() >= math.log(1 / BALANCE):
         counts = ", ".join(f"{arm} {n}" for arm, n in evidence.arrival.totals().items())
@@ -126,7 +128,8 @@ def _rollback(experiment: Experiment, evidence: Evidence) -> Conclude | None:
     worst = max(harmed, key=lambda c: c.latches.harm or 0.0)
     margin = "" if worst.metric == experiment.goal else " by more than its margin"
     return Conclude(
-        "rollback", f"{worst.challenger!r} is worse on {worst.metric!r}{margin} (e-value {_e(worst.latches.harm)}).",
+        "rollback",
+        f"{worst.challenger!r} is worse on {worst.metric!r}{margin} (e-value {_e(worst.latches.harm)}).",
         worst.challenger,
     )
 
@@ -143,7 +146,9 @@ def _promote(experiment: Experiment, evidence: Evidence, now: int) -> Conclude |
     ]
     if not winners:
         return None
-    best = max((_of_goal(experiment, evidence, challenger) for challenger in winners), key=lambda c: c.latches.better or 0)
+    best = max(
+        (_of_goal(experiment, evidence, challenger) for challenger in winners), key=lambda c: c.latches.better or 0
+    )
     guarded = f" and no worse on {', '.join(experiment.guardrails)}" if experiment.guardrails else ""
     return Conclude(
         "promote",
@@ -155,7 +160,9 @@ def _promote(experiment: Experiment, evidence: Evidence, now: int) -> Conclude |
 
 def _futile(experiment: Experiment, evidence: Evidence) -> Conclude | None:
     goals = [_of_goal(experiment, evidence, challenger) for challenger in experiment.challengers]
-    if not _mature(experiment, evidence) or any(c.latches.futile is None or c.latches.better is not None for c in goals):
+    if not _mature(experiment, evidence) or any(
+        c.latches.futile is None or c.latches.better is not None for c in goals
+    ):
         return None
     return Conclude(
         "futile",
@@ -207,14 +214,13 @@ def _with_outcome(evidence: Evidence, experiment: Experiment, arm: str) -> int:
     return evidence.tallies[arm].sums.get(experiment.goal, (0, 0.0))[0]
 
 
-def _missing(experiment: Experiment, evidence: Evidence, now: int) -> str:
+def _missing(experiment: Experiment, evidence: Evidence) -> str:
     """In one sentence, what an automatic verdict still waits for."""
     least = min(_with_outcome(evidence, experiment, arm) for arm in experiment.arms)
     if least < experiment.settings.min_units:
-        return f"Every arm needs {experiment.settings.min_units} units with a {experiment.goal!r} outcome; the least has {least}."
-    waiting = [
-        f"{c.metric} of {c.challenger!r}" for c in evidence.comparisons if c.latches.better is None
-    ]
+        needed = experiment.settings.min_units
+        return f"Every arm needs {needed} units with a {experiment.goal!r} outcome; the least has {least}."
+    waiting = [f"{c.metric} of {c.challenger!r}" for c in evidence.comparisons if c.latches.better is None]
     if waiting:
         return f"Not enough evidence yet on {', '.join(waiting)}."
     return "The evidence is there; the shortest duration has not passed yet."

@@ -59,9 +59,10 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """One conclusion about an experiment, with the evidence it was drawn from. Append-only.
 
-    `tick` numbers the decisions of an experiment from 1 (the unique key that makes two schedulers harmless). `blocks` and
-    `registered` are how many blocks of assignment time had been folded and counted, `horizon` the time up to which facts
-    were complete: together they let `ratchet replay` find exactly the rows this decision saw. `evidence` is the report as it was then.
+    `tick` numbers the decisions of an experiment from 1 (the unique key that makes two schedulers harmless). `blocks`
+    and `registered` are how many blocks of assignment time had been folded and counted, `horizon` the time up to which
+    facts were complete: together they let `ratchet replay` find exactly the rows this decision saw. `evidence` is the
+    report as it was then.
     """
 
     decision_id: str

@@ -117,7 +117,7 @@ class Entrant(msgspec.Struct, frozen=True):
 
 
 class ArmCounts(msgspec.Struct, frozen=True):
-    """Predictions of one arm: all of them, with an outcome in time, still waiting, waited in vain, with a late outcome."""
+    """Predictions of one arm: all, with an outcome in time, still waiting, waited in vain, with a late outcome."""
 
     assigned: int = 0
     arrived: int = 0

@@ -169,7 +169,7 @@ def _enough(experiment: Experiment) -> int:
 
 
 def _counted(experiment: Experiment, unit: Entrant, cut: int) -> tuple[Exposure, ...]:
-    """The predictions that count for a unit: its first ones in assignment order, made within its window and before `cut`.
+    """The predictions that count for a unit: its first in assignment order, made within its window and before `cut`.
 
     Order of assignment, not of arrival: taking the outcomes that come first would favour the arm whose failures (or
     successes) are reported faster.
@@ -217,7 +217,7 @@ def _observe(metric: Metric, exposure: Exposure, reported: float | None) -> floa
 
 
 def register(evidence: Evidence, counts: Mapping[int, Mapping[str, int]], splits: Splits, upto: int) -> Evidence:
-    """Count units at their first exposure (epoch to arm to number) in blocks before `upto` for the sample-ratio check."""
+    """Count units at their first exposure (epoch to arm to number) in blocks before `upto`, for the sample ratio."""
     balance = evidence.balance
     for epoch in sorted(counts):
         balance = balance.fold(counts[epoch], splits[epoch])
@@ -233,9 +233,7 @@ def fold(
     """
     if number < evidence.blocks:
         raise ValueError(f"block {number} was folded already; the next is {evidence.blocks}")
-    values = {
-        name: [unit_value(experiment, name, unit, cut) for unit in units] for name in _folded_metrics(experiment)
-    }
+    values = {name: [unit_value(experiment, name, unit, cut) for unit in units] for name in _folded_metrics(experiment)}
     arrived = [unit for unit, value in zip(units, values[experiment.goal], strict=True) if value is not None]
     arrival = evidence.arrival
     for epoch, counts in _count(arrived).items():

@@ -34,7 +34,7 @@ class NewExperiment(ExperimentOptions, frozen=True, forbid_unknown_fields=True, 
     aa: bool = False
 
 
-def draft(
+def draft(  # noqa: PLR0913 -- what a draft is made of, each by its name
     wanted: NewExperiment,
     *,
     experiment_id: str,
@@ -69,9 +69,13 @@ def draft(
         raise Invalid.at("/" + str(error).partition(":")[0].partition(" ")[0], str(error)) from None
     low, high = metrics[goal].bounds
     if metrics[goal].bounded and settings.min_effect >= high - low:
-        raise Invalid.at("/min_effect", f"{settings.min_effect:g} is not below the goal's whole range of {high - low:g}")
+        raise Invalid.at(
+            "/min_effect", f"{settings.min_effect:g} is not below the goal's whole range of {high - low:g}"
+        )
     if settings.max_units < settings.min_units * (1 + len(challengers)):
-        raise Invalid.at("/max_units", f"{settings.max_units} leaves no room for min_units={settings.min_units} in every arm")
+        raise Invalid.at(
+            "/max_units", f"{settings.max_units} leaves no room for min_units={settings.min_units} in every arm"
+        )
     return Experiment(
         experiment_id=experiment_id,
         program=wanted.program,
@@ -92,7 +96,11 @@ def draft(
 
 def _arm_faults(wanted: NewExperiment, champion: str, variants: Collection[str]) -> list[Fault]:
     if wanted.aa:
-        return [Fault("/challengers", "an A/A experiment takes none: the champion's twin is made for it")] if wanted.challengers else []
+        return (
+            [Fault("/challengers", "an A/A experiment takes none: the champion's twin is made for it")]
+            if wanted.challengers
+            else []
+        )
     if not wanted.challengers:
         return [Fault("/challengers", "name at least one variant to weigh against the champion, or set aa: true")]
     if len(wanted.challengers) > MAX_CHALLENGERS:
@@ -125,7 +133,11 @@ def _metric_faults(goal: str | None, guardrails: Collection[str], metrics: Mappi
 
 
 def _opening_split(
-    wanted: NewExperiment, defaults: ExperimentOptions, champion: str, challengers: tuple[str, ...], ramp: tuple[float, ...]
+    wanted: NewExperiment,
+    defaults: ExperimentOptions,
+    champion: str,
+    challengers: tuple[str, ...],
+    ramp: tuple[float, ...],
 ) -> dict[str, float]:
     if wanted.split is not UNSET:
         return arm_split(wanted.split, champion, challengers)
@@ -135,14 +147,16 @@ def _opening_split(
 
 
 def arm_split(split: Mapping[str, float], champion: str, challengers: tuple[str, ...]) -> dict[str, float]:
-    """A split as asked for by name, in arm order. Raises: ValueError unless it gives every arm, and only the arms, a share."""
+    """A split as asked for, in arm order. Raises: ValueError unless it gives every arm, and only the arms, a share."""
     arms = (champion, *challengers)
     for name in split:
         if name not in arms:
             raise ValueError(f"split: {name!r} is not an arm of this experiment; {nearest(name, arms)}")
     for arm in arms:
         if not split.get(arm):
-            raise ValueError(f"split: {arm!r} needs a share above 0 (stop or pause the experiment to take it off traffic)")
+            raise ValueError(
+                f"split: {arm!r} needs a share above 0 (stop or pause the experiment to take it off traffic)"
+            )
     check_split(split)
     return {arm: split[arm] for arm in arms}
 

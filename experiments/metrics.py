@@ -1,7 +1,7 @@
 """What is measured about a prediction, and how a reported outcome becomes a number.
 
-A metric's *value* is kept as reported, in its own unit. The tests want a *score*: for bounded metrics a number in [0, 1]
-of which more is better, whatever the metric's range and direction.
+A metric's *value* is kept as reported, in its own unit. The tests want a *score*: for bounded metrics a number in [0,
+1] of which more is better, whatever the metric's range and direction.
 """
 
 import re

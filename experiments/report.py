@@ -7,12 +7,24 @@ from typing import Literal
 import msgspec
 
 from experiments.decision import (
-    BALANCE, FUTILITY, GUARDRAIL, Conclude, Fill, Keep, Ruling, Step, promotion_threshold,
+    BALANCE,
+    FUTILITY,
+    GUARDRAIL,
+    Conclude,
+    Fill,
+    Keep,
+    Ruling,
+    Step,
+    promotion_threshold,
 )
 from experiments.experiment import Experiment, State, Verdict
 from experiments.facts import ArmCounts
 from experiments.folding import Comparison, Evidence
 from experiments.metrics import IMPLICIT, Metric
+from experiments.quantities import DOLLAR, SECOND
+
+_BASE_UNITS = {"latency": SECOND, "cost": DOLLAR}
+"""What a person reads latency (s) and cost (USD) in; everything else is in the metric's own unit."""
 
 
 class Mean(msgspec.Struct, frozen=True):
@@ -38,7 +50,7 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """A confidence sequence at its present moment: it covers the effect at all times together with probability `level`."""
+    """A confidence sequence, now: it covers the effect at all times together with probability `level`."""
 
     lower: float | None
     upper: float | None
@@ -46,7 +58,7 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 class ComparisonReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One challenger against the champion on one metric. Effects in the metric's unit; ratios minus 1 when unbounded."""
+    """One challenger against the champion on one metric. Effects in the metric's unit; ratios less 1 if unbounded."""
 
     challenger: str
     metric: str
@@ -166,7 +178,10 @@ def _arm(
         missing=counts.missing,
         late=counts.late,
         units=tally.units,
-        means={name: Mean(n, total / n if n else None) for name, (n, total) in sorted(tally.sums.items())},
+        means={
+            name: Mean(n, total / n / _BASE_UNITS.get(experiment.metrics[name].kind, 1) if n else None)
+            for name, (n, total) in sorted(tally.sums.items())
+        },
     )
 
 
@@ -272,5 +287,3 @@ def _units_expected(experiment: Experiment, evidence: Evidence) -> Range | None:
         return None
     nearest = max(0.0, min(needs))
     return Range(min(left, int(nearest / 3)), min(left, math.ceil(nearest * 3)))
-
-

@@ -38,8 +38,8 @@ class ExperimentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     def __post_init__(self) -> None:
         if self.split is not UNSET:
             check_split(self.split)
-        for name in ("alpha", "min_effect"):
-            _check(name, getattr(self, name), lambda v: 0 < v < 1 if name == "alpha" else 0 < v < 1e9, "above 0")
+        _check("alpha", self.alpha, lambda v: 0 < v < 1, "between 0 and 1")
+        _check("min_effect", self.min_effect, lambda v: 0 < v < 1e9, "above 0")
         if self.ramp is not UNSET:
             steps = self.ramp
             if any(not 0 < s < 1 for s in steps) or list(steps) != sorted(set(steps)) or len(steps) > 20:
@@ -54,7 +54,8 @@ class ExperimentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
                     micros = duration(value)
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
-                _check(name, micros, lambda v: v >= _LEAST[name], f"at least {_LEAST[name] // SECOND}s")
+                if micros < _LEAST[name]:
+                    raise ValueError(f"{name}: {value!r} is not at least {_LEAST[name] // SECOND}s")
 
     def over(self, lower: "ExperimentOptions") -> "ExperimentOptions":
         """These options where written, the `lower` layer's elsewhere. A split written here turns a ramp below off."""

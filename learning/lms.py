@@ -120,8 +120,7 @@ class Lm(msgspec.Struct, frozen=True, eq=False):
 
 
 def configure_process() -> None:
-    """To be called once, before the first LM is opened: no response cache, no fetching of price lists at run time."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    """To be called once, before the first LM is opened: no response cache in memory or on disk."""
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
 
 
@@ -135,6 +134,8 @@ def open_lm(settings: LmSettings) -> Lm:
 
     Raises: Invalid naming the cure: an unknown provider, a missing key, an extra that is not installed, a bad option.
     """
+    # Otherwise DSPy and LiteLLM fetch their price lists from the network the first time they look a model up.
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     try:
         engines = _engines(settings)
         model = MeteredLM(

@@ -65,6 +65,7 @@ class Metrics:
         self.leader = self._gauge("leader", "1 where this process decides.")
         self.config_epoch = self._gauge("config_epoch", "Number of the configuration in force; equal on all replicas.")
         self.config_good = self._gauge("config_last_reload_successful", "0 after a definitions file was refused.")
+        self.config_good.set(1)
         self._gauge("build_info", "1; the version is the label.", "version").labels(version).set(1)
 
     def predicted(self, prediction: Prediction) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import sqlalchemy as sa
 
 from experiments import folding, life, sequence
 from experiments.assignment import Routing
@@ -16,6 +15,7 @@ from experiments.experiment import By, Decision, Experiment, Verdict
 from experiments.folding import Evidence
 from server.clock import new_id
 from server.reports import evidence_report
+from server.store import Connection
 from server.store import experiments as store
 from server.store.blocks import keep_evidence, kept_evidence
 from server.store.experiments import Level, Promotion
@@ -23,7 +23,7 @@ from server.store.routings import append_routing, routing_in_force
 
 
 class Act(msgspec.Struct, frozen=True, kw_only=True):
-    """Who does something to which experiment, when and why. `version` is the one the caller saw (If-Match), if it said."""
+    """Who does something to which experiment, when and why. `version` is the one the caller saw (If-Match), if any."""
 
     experiment_id: str
     reason: str
@@ -34,7 +34,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     version: int | None = None
 
 
-def current(conn: sa.Connection, act: Act) -> Experiment:
+def current(conn: Connection, act: Act) -> Experiment:
     """The experiment acted on. Raises: NotFound; Stale when it is not the version the caller saw."""
     experiment = store.experiment(conn, act.experiment_id)
     if act.version is not None and act.version != experiment.version:
@@ -42,7 +42,7 @@ def current(conn: sa.Connection, act: Act) -> Experiment:
     return experiment
 
 
-def start(conn: sa.Connection, act: Act) -> Experiment:
+def start(conn: Connection, act: Act) -> Experiment:
     """Let a draft run: fix its promotion level, begin its evidence, and put its split in force."""
     experiment = current(conn, act)
     life.require(experiment, "start")
@@ -67,7 +67,7 @@ def start(conn: sa.Connection, act: Act) -> Experiment:
     return running
 
 
-def _draw_level(conn: sa.Connection, experiment: Experiment) -> float:
+def _draw_level(conn: Connection, experiment: Experiment) -> float:
     """Take the next e-LOND level of the program's series; another `alpha` than the last one's opens a new series."""
     alpha = experiment.settings.alpha
     past = store.levels_of(conn, experiment.program)
@@ -91,7 +91,7 @@ def _draw_level(conn: sa.Connection, experiment: Experiment) -> float:
     return level
 
 
-def pause(conn: sa.Connection, act: Act) -> Experiment:
+def pause(conn: Connection, act: Act) -> Experiment:
     """Send all traffic to the champion; every assignment is kept for the resume."""
     experiment = current(conn, act)
     life.require(experiment, "pause")
@@ -99,7 +99,7 @@ def pause(conn: sa.Connection, act: Act) -> Experiment:
     return store.update_experiment(conn, msgspec.structs.replace(experiment, state="paused"))
 
 
-def resume(conn: sa.Connection, act: Act) -> Experiment:
+def resume(conn: Connection, act: Act) -> Experiment:
     """Put the split of a paused experiment back in force: every unit meets the arm it met before."""
     experiment = current(conn, act)
     life.require(experiment, "resume")
@@ -107,7 +107,7 @@ def resume(conn: sa.Connection, act: Act) -> Experiment:
     return store.update_experiment(conn, msgspec.structs.replace(experiment, state="running"))
 
 
-def reshare(conn: sa.Connection, act: Act, split: Mapping[str, float]) -> Experiment:
+def reshare(conn: Connection, act: Act, split: Mapping[str, float]) -> Experiment:
     """Set the split by hand, which turns the ramp off. Raises: Invalid at /split."""
     experiment = current(conn, act)
     try:
@@ -121,24 +121,24 @@ def reshare(conn: sa.Connection, act: Act, split: Mapping[str, float]) -> Experi
     return store.update_experiment(conn, life.reshared(experiment, shares))
 
 
-def fill(conn: sa.Connection, act: Act) -> None:
+def fill(conn: Connection, act: Act) -> None:
     """Send new traffic to the champion: the planned number of units has entered."""
     _route(conn, _routing(conn, current(conn, act).program), act, state="full")
 
 
-def step(conn: sa.Connection, act: Act, split: dict[str, float]) -> None:
+def step(conn: Connection, act: Act, split: dict[str, float]) -> None:
     """Give the challengers the next share of the ramp."""
     _route(conn, _routing(conn, current(conn, act).program), act, split=split)
 
 
-def stop(conn: sa.Connection, act: Act) -> Experiment:
+def stop(conn: Connection, act: Act) -> Experiment:
     """End an experiment without a winner, by hand."""
     experiment = current(conn, act)
     life.require(experiment, "stop")
     return conclude(conn, experiment, act, "stopped")
 
 
-def promote(conn: sa.Connection, act: Act, challenger: str | None) -> Experiment:
+def promote(conn: Connection, act: Act, challenger: str | None) -> Experiment:
     """Make a challenger the champion, by hand. Raises: Invalid at /variant."""
     experiment = current(conn, act)
     life.require(experiment, "promote")
@@ -156,9 +156,9 @@ def promote(conn: sa.Connection, act: Act, challenger: str | None) -> Experiment
 
 
 def conclude(
-    conn: sa.Connection, experiment: Experiment, act: Act, verdict: Verdict, winner: str | None = None
+    conn: Connection, experiment: Experiment, act: Act, verdict: Verdict, winner: str | None = None
 ) -> Experiment:
-    """Latch a verdict: the decision with its evidence, the traffic that follows from it, and the end of the experiment."""
+    """Latch a verdict: the decision with its evidence, the traffic that follows, and the end of the experiment."""
     routing = _routing(conn, experiment.program)
     decision = _decide(conn, experiment, act, verdict, routing.split, {})
     if routing.experiment_id == experiment.experiment_id or winner is not None:
@@ -170,7 +170,7 @@ def conclude(
     return store.update_experiment(conn, life.concluded(experiment, verdict, act.reason, act.now))
 
 
-def rollback(conn: sa.Connection, act: Act) -> Experiment:
+def rollback(conn: Connection, act: Act) -> Experiment:
     """Take back the program's latest promotion, if it was this experiment's: the verdict stays, the traffic returns.
 
     Raises: Conflict when this experiment did not promote, or a later promotion stands in the way.
@@ -197,14 +197,14 @@ def rollback(conn: sa.Connection, act: Act) -> Experiment:
     return store.update_experiment(conn, msgspec.structs.replace(experiment, rolled_back=True))
 
 
-def recommend(conn: sa.Connection, experiment: Experiment, act: Act) -> None:
+def recommend(conn: Connection, experiment: Experiment, act: Act) -> None:
     """Record that the engine would promote, and leave the act to a person."""
     routing = _routing(conn, experiment.program)
     _decide(conn, experiment, act, "promote", routing.split, routing.split)
 
 
 def _decide(
-    conn: sa.Connection,
+    conn: Connection,
     experiment: Experiment,
     act: Act,
     verdict: Verdict,
@@ -233,7 +233,7 @@ def _decide(
     return decision
 
 
-def _record_promotion(conn: sa.Connection, experiment: Experiment, act: Act, before: str, winner: str) -> None:
+def _record_promotion(conn: Connection, experiment: Experiment, act: Act, before: str, winner: str) -> None:
     store.append_promotion(
         conn,
         Promotion(
@@ -250,7 +250,7 @@ def _record_promotion(conn: sa.Connection, experiment: Experiment, act: Act, bef
     )
 
 
-def _close_level(conn: sa.Connection, experiment: Experiment, act: Act, verdict: Verdict, decision: Decision) -> None:
+def _close_level(conn: Connection, experiment: Experiment, act: Act, verdict: Verdict, decision: Decision) -> None:
     """Tell the series how this test ended; only the engine's own promotion counts as a discovery."""
     goals: list[dict[str, Any]] = [c for c in _comparisons(decision) if c["metric"] == experiment.goal]
     values = [c["log_e_better"] for c in goals if c["log_e_better"] is not None]
@@ -267,14 +267,14 @@ def _comparisons(decision: Decision) -> list[dict[str, Any]]:
     return list(comparisons) if isinstance(comparisons, list | tuple) else []
 
 
-def _routing(conn: sa.Connection, program: str) -> Routing:
+def _routing(conn: Connection, program: str) -> Routing:
     routing = routing_in_force(conn, program)
     if routing is None:
         raise NotFound(f"no program is called {program!r}")
     return routing
 
 
-def _route(conn: sa.Connection, routing: Routing, act: Act, **changes: object) -> None:
+def _route(conn: Connection, routing: Routing, act: Act, **changes: object) -> None:
     """Open the next epoch. Raises: Stale when somebody else has opened it."""
     append_routing(
         conn,

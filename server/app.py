@@ -20,7 +20,7 @@ from learning.lms import configure_process
 from learning.running import Runner
 from monitoring.metrics import Metrics
 from server import clock, jobs, logs, openapi
-from server.auth import Keyring
+from server.auth import Keyring, check_bind
 from server.errors import HANDLERS
 from server.parameters import refuse_unknown
 from server.programs import following
@@ -28,6 +28,7 @@ from server.ratchet import Ratchet
 from server.routes import definitions, experiments, health, keys, operations, outcomes, predict, programs, variants
 from server.settings import Settings
 from server.store import Store
+from server.store.idempotency import release_all_keys
 from server.store.upkeep import constant
 from server.traffic import Traffic
 
@@ -53,6 +54,8 @@ async def opened(
     )
     running = runner()
     try:
+        if settings.embedded:
+            await store.write(release_all_keys)
         pepper = bytes.fromhex(await store.write(constant, "pepper", secrets.token_hex(32)))
         traffic = Traffic(store, running, metrics, log, alone=settings.embedded, pepper=pepper)
         ratchet = Ratchet(
@@ -84,6 +87,7 @@ def create_app(
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             app.state.ratchet = ratchet = await stack.enter_async_context(opened(settings, now=now, runner=runner))
+            check_bind(settings.host, any_key=not ratchet.keys.empty)
             await stack.enter_async_context(_in_step(ratchet))
             if settings.config is not None:
                 await stack.enter_async_context(following(ratchet, Path(settings.config)))
@@ -119,6 +123,7 @@ async def _in_step(ratchet: Ratchet) -> AsyncIterator[None]:
 
 
 async def _follow(ratchet: Ratchet) -> None:
+    lost = False
     while True:
         await asyncio.sleep(POLL_EVERY)
         ratchet.metrics.log_queue.set(ratchet.store.journal.queued)
@@ -126,9 +131,15 @@ async def _follow(ratchet: Ratchet) -> None:
             await ratchet.traffic.poll()
             await ratchet.keys.refresh()
         except RatchetError as error:
-            ratchet.log.warning("database_not_followed", detail=error.detail)
+            if not lost:  # said once: an outage lasts for many looks
+                ratchet.log.warning("database_lost", detail=error.detail)
+            lost = True
         except Exception:
             ratchet.log.exception("database_not_followed")
+        else:
+            if lost:
+                ratchet.log.info("database_found")
+            lost = False
 
 
 def _ratchet(state: State) -> Ratchet:

@@ -114,8 +114,8 @@ def check_bind(host: str, *, any_key: bool) -> None:
     """Refuse, at start, to offer an open server to a network. Raises: Conflict saying what to do."""
     if not any_key and not _loopback(host):
         raise Conflict(
-            f"no API key is defined, so anyone who reaches {host} could do anything. Either create an admin key first "
-            "(start on 127.0.0.1 and run: ratchet keys create NAME --scope admin), or listen on 127.0.0.1 only"
+            f"no API key is defined, so anyone who reaches {host or 'this machine'} could do anything. Either make one "
+            "first, which needs no running server (ratchet keys create NAME --scope admin), or listen on 127.0.0.1"
         )
 
 

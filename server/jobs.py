@@ -20,7 +20,9 @@ Job = Callable[[Ratchet], Awaitable[object]]
 
 def start(ratchet: Ratchet) -> AsyncIOScheduler:
     """Begin to tick. Jobs missed while the machine slept are made up for once, not one by one."""
-    scheduler = AsyncIOScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 3600})
+    scheduler = AsyncIOScheduler(
+        timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 3600}
+    )
     jobs: dict[str, tuple[Job, int]] = {"decide": (tick, ratchet.settings.tick), "sweep": (_sweep, SWEEP_EVERY)}
     for name, (job, every) in jobs.items():
         scheduler.add_job(

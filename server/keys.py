@@ -1,11 +1,10 @@
 """API keys, made and revoked. One with the scope admin always remains, once there is any."""
 
-import sqlalchemy as sa
-
 from experiments.errors import Conflict, Invalid
 from server.auth import digest, new_secret
 from server.clock import new_id
 from server.ratchet import Ratchet
+from server.store import Connection
 from server.store.keys import Key, add_key, revoke_key, stored_key, valid_keys
 from server.wire.operations import Scope
 
@@ -28,13 +27,13 @@ async def revoke(ratchet: Ratchet, key_id: str) -> Key:
     return revoked
 
 
-def _add(conn: sa.Connection, key: Key, hashed: str) -> None:
+def _add(conn: Connection, key: Key, hashed: str) -> None:
     if "admin" not in key.scopes and not valid_keys(conn):
         raise Invalid.at("/scopes", "the first key must have the scope admin: nobody could make another without it")
     add_key(conn, key, hashed)
 
 
-def _revoke(conn: sa.Connection, key_id: str, at: int) -> Key:
+def _revoke(conn: Connection, key_id: str, at: int) -> Key:
     revoke_key(conn, key_id, at)
     if not any("admin" in key.scopes for key in valid_keys(conn).values()):
         raise Conflict("this is the last key with the scope admin; make another one first")

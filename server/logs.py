@@ -32,7 +32,7 @@ def logger(settings: Settings) -> FilteringBoundLogger:
     render: Processor = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     if settings.log_format == "json":
         render = structlog.processors.JSONRenderer(serializer=_json)
-    log: FilteringBoundLogger = structlog.wrap_logger(
+    proxy = structlog.wrap_logger(
         structlog.WriteLogger(sys.stderr),
         processors=[
             structlog.processors.add_log_level,
@@ -43,6 +43,7 @@ def logger(settings: Settings) -> FilteringBoundLogger:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.log_level]),
     )
+    log: FilteringBoundLogger = proxy.bind()  # the proxy would be resolved anew for every event
     return log
 
 

@@ -183,7 +183,9 @@ def _schemas(kinds: Iterable[Any]) -> dict[str, Any]:
             more = _schema(kind)
         for name in made.keys() & more.keys():
             if made[name] != more[name]:
-                raise ImproperlyConfiguredException(detail=f"two Structs are called {name}; the document needs one name each")
+                raise ImproperlyConfiguredException(
+                    detail=f"two Structs are called {name}; the document needs one name each"
+                )
         made |= more
     return made
 

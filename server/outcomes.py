@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
-import sqlalchemy as sa
 
 from experiments.errors import Invalid, NotFound, RowRefused, nearest
 from experiments.experiment import Experiment
@@ -20,6 +19,7 @@ from experiments.quantities import SECOND
 from learning.programs import Blueprint, check_label
 from server.parameters import LONGEST
 from server.ratchet import Ratchet
+from server.store import Connection
 from server.store.experiments import experiment as stored_experiment
 from server.store.facts import Scorable, scorable_predictions
 from server.wire.serving import OutcomeItem, OutcomeResult
@@ -74,7 +74,7 @@ async def _report(ratchet: Ratchet, items: Sequence[OutcomeItem | Invalid]) -> l
         return list(await asyncio.gather(*map(one, items)))
 
 
-def _reported_on(conn: sa.Connection, ids: Collection[str]) -> tuple[dict[str, Scorable], dict[str, Experiment]]:
+def _reported_on(conn: Connection, ids: Collection[str]) -> tuple[dict[str, Scorable], dict[str, Experiment]]:
     """The predictions with these ids, and the experiments they count in."""
     predictions = scorable_predictions(conn, ids)
     counted = {prediction.experiment_id for prediction in predictions.values() if prediction.experiment_id}
@@ -108,7 +108,7 @@ def _count(ratchet: Ratchet, prediction: Scorable, rows: Rows, statuses: Sequenc
 
 def rows_of(item: OutcomeItem, prediction: Scorable, rules: Rules, now: int) -> Rows:
     """The rows of one item about `prediction`. Raises: Invalid saying what is wrong and what is allowed."""
-    late = now > prediction.created_at + rules.window
+    late = now >= prediction.created_at + rules.window
     outcomes = tuple(
         Outcome(
             prediction_id=prediction.prediction_id,

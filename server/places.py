@@ -194,7 +194,7 @@ class _Builder:
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:
         text = node.value
-        if node.tag not in _SCALARS:
+        if not isinstance(node, yaml.ScalarNode) or node.tag not in _SCALARS:
             return self._slip(
                 node, path, f"the tag {node.tag!r} is not allowed; only texts, numbers, lists and mappings are"
             )

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
-import sqlalchemy as sa
 
 from experiments.assignment import Routing
 from experiments.errors import Conflict, Fault, Invalid, RatchetError, Stale
@@ -21,6 +20,7 @@ from server.changes import Change, changes
 from server.definitions import Definitions, read
 from server.places import read_file
 from server.ratchet import Ratchet
+from server.store import Connection
 from server.store import definitions as store
 from server.store.experiments import experiments_in
 from server.store.routings import append_routing, routing_in_force
@@ -78,7 +78,7 @@ async def apply(
 
 
 def put_in_force(
-    conn: sa.Connection,
+    conn: Connection,
     seen: _Present,
     definitions: Definitions,
     bases: Mapping[str, Variant],
@@ -101,7 +101,7 @@ def put_in_force(
     return Applied(made.version, found)
 
 
-def _keep(conn: sa.Connection, base: Variant) -> Variant:
+def _keep(conn: Connection, base: Variant) -> Variant:
     """The stored variant with this content; new content takes the next free name."""
     if known := store.variant_by_id(conn, base.program, base.id):
         return known
@@ -119,7 +119,7 @@ def _names(first: str) -> Iterator[str]:
         number += 1
 
 
-def _serve(conn: sa.Connection, variant: Variant, *, live: bool) -> None:
+def _serve(conn: Connection, variant: Variant, *, live: bool) -> None:
     """Let a program's first variant serve, and one of a new signature: nothing made for the old one could."""
     routing = routing_in_force(conn, variant.program)
     if routing is None:
@@ -140,7 +140,7 @@ def _serve(conn: sa.Connection, variant: Variant, *, live: bool) -> None:
     )
 
 
-def _present(conn: sa.Connection) -> _Present:
+def _present(conn: Connection) -> _Present:
     latest = store.latest_definitions(conn)
     return _Present(
         latest.version if latest else 0,

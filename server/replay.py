@@ -3,13 +3,13 @@
 from typing import Any
 
 import msgspec
-import sqlalchemy as sa
 
 from experiments import folding
 from experiments.decision import latch
 from experiments.experiment import Decision, Experiment
 from experiments.folding import Evidence
 from server.reports import make_report
+from server.store import Connection
 from server.store import experiments as store
 from server.store.blocks import closed_blocks, unit_counts
 from server.store.routings import splits_by_epoch
@@ -43,7 +43,7 @@ class Replay(msgspec.Struct, frozen=True):
         return not self.differences
 
 
-def replay(conn: sa.Connection, experiment_id: str) -> Replay:
+def replay(conn: Connection, experiment_id: str) -> Replay:
     """Fold the raw rows again, block by block, and decide again at every stored decision. Raises: NotFound."""
     experiment = store.experiment(conn, experiment_id)
     closings = closed_blocks(conn, experiment_id)
@@ -60,9 +60,7 @@ def replay(conn: sa.Connection, experiment_id: str) -> Replay:
     return Replay(experiment_id, len(decisions), len(closings), tuple(differences))
 
 
-def _evidence_at(
-    conn: sa.Connection, experiment: Experiment, decision: Decision, closings: dict[int, int]
-) -> Evidence:
+def _evidence_at(conn: Connection, experiment: Experiment, decision: Decision, closings: dict[int, int]) -> Evidence:
     splits = splits_by_epoch(conn, experiment.experiment_id)
     evidence = folding.begin(experiment)
     for number in blocks_with_predictions(conn, experiment, 0, decision.registered):
@@ -76,16 +74,19 @@ def _evidence_at(
     return evidence
 
 
-def _report_at(
-    conn: sa.Connection, experiment: Experiment, evidence: Evidence, decision: Decision
-) -> dict[str, Any]:
+def _report_at(conn: Connection, experiment: Experiment, evidence: Evidence, decision: Decision) -> dict[str, Any]:
     """The report as it must have been: of an experiment still running, with the split of that time."""
     then = msgspec.structs.replace(
         experiment, state="running", verdict=None, reason=None, rolled_back=False, concluded_at=None
     )
     epoch = decision.evidence["epoch"]
     report = make_report(
-        conn, then, evidence, decision.horizon, epoch=epoch if isinstance(epoch, int) else 0, split=decision.split_before
+        conn,
+        then,
+        evidence,
+        decision.horizon,
+        epoch=epoch if isinstance(epoch, int) else 0,
+        split=decision.split_before,
     )
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(report))
     return plain

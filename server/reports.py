@@ -3,34 +3,35 @@
 from typing import Any
 
 import msgspec
-import sqlalchemy as sa
 
 from experiments import sequence
+from experiments.assignment import Routing
 from experiments.decision import decide
 from experiments.errors import NotFound
 from experiments.experiment import Experiment
 from experiments.folding import Evidence, begin
 from experiments.report import Report, report
+from server.store import Connection
 from server.store import experiments as store
 from server.store.blocks import arm_counts, kept_evidence
 from server.store.routings import routing_in_force
 
 
-def report_of(conn: sa.Connection, experiment_id: str, horizon: int) -> Report:
+def report_of(conn: Connection, experiment_id: str, horizon: int) -> Report:
     """The present report of an experiment; a draft's is empty. Raises: NotFound."""
     experiment = store.experiment(conn, experiment_id)
     kept = kept_evidence(conn, experiment_id, Evidence)
     return make_report(conn, experiment, kept.body if kept else begin(experiment), horizon)
 
 
-def evidence_report(conn: sa.Connection, experiment: Experiment, evidence: Evidence, horizon: int) -> dict[str, Any]:
+def evidence_report(conn: Connection, experiment: Experiment, evidence: Evidence, horizon: int) -> dict[str, Any]:
     """The report as plain values, as it is stored with a decision."""
     made: dict[str, Any] = msgspec.to_builtins(make_report(conn, experiment, evidence, horizon))
     return made
 
 
 def make_report(
-    conn: sa.Connection,
+    conn: Connection,
     experiment: Experiment,
     evidence: Evidence,
     horizon: int,
@@ -42,7 +43,7 @@ def make_report(
     routing = routing_in_force(conn, experiment.program)
     if routing is None:
         raise NotFound(f"no program is called {experiment.program!r}")
-    in_force = routing.split if split is None else split
+    in_force = split if split is not None else _split(routing, experiment)
     return report(
         experiment,
         evidence,
@@ -55,14 +56,19 @@ def make_report(
             cut=horizon,
             window=experiment.settings.outcome_window,
         ),
-        split=in_force if routing.experiment_id == experiment.experiment_id or split is not None else experiment.split,
+        split=in_force if experiment.state != "draft" else experiment.split,
         epoch=routing.epoch if epoch is None else epoch,
         wealth=_wealth(conn, experiment),
         now=horizon,
     )
 
 
-def _wealth(conn: sa.Connection, experiment: Experiment) -> float | None:
+def _split(routing: Routing, experiment: Experiment) -> dict[str, float]:
+    """The shares of this experiment's arms; none once other traffic has taken its place."""
+    return routing.split if routing.experiment_id == experiment.experiment_id else {}
+
+
+def _wealth(conn: Connection, experiment: Experiment) -> float | None:
     """What is left of the series' budget after this experiment drew its level, with the discoveries made before it."""
     levels = store.levels_of(conn, experiment.program)
     mine = next((level for level in levels if level.experiment_id == experiment.experiment_id), None)

@@ -5,13 +5,13 @@ answered is on disk. Once the model is called the prediction is finished and rec
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from experiments.assignment import Assignment, route
-from experiments.errors import Invalid, LmFailed, LmTimeout, RatchetError
+from experiments.errors import Invalid, LmError, LmFailed, LmTimeout, RatchetError
 from experiments.facts import Call, Content, Prediction
 from experiments.quantities import SECOND
 from learning.programs import check_input
@@ -30,6 +30,7 @@ from server.wire.serving import BatchAnswer, PredictAnswer, PredictRequest, Prob
 
 ABREAST = 32
 """How many items of one batch are worked on at a time."""
+T = TypeVar("T")
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -118,18 +119,8 @@ async def _recorded(ratchet: Ratchet, job: Job, held: Held | None) -> PredictAns
 
 
 async def _batch(ratchet: Ratchet, jobs: Sequence[Job | RatchetError]) -> BatchAnswer:
-    room = asyncio.Semaphore(ABREAST)
-
-    async def one(job: Job | RatchetError) -> PredictAnswer | Problem:
-        async with room:
-            try:
-                if isinstance(job, RatchetError):
-                    raise job
-                return await _recorded(ratchet, job, None)
-            except RatchetError as error:
-                return problem(error)
-
-    return BatchAnswer(await asyncio.gather(*map(one, jobs)))
+    results = await _each(jobs, lambda job: _recorded(ratchet, job, None))
+    return BatchAnswer([_or_problem(ratchet, one) for one in results])
 
 
 async def _batch_once(
@@ -141,15 +132,15 @@ async def _batch_once(
     patience: int,
 ) -> BatchAnswer:
     """As `_batch`, but recorded in one transaction with the answer: a retry after a crash finds all or none."""
-    asked = [item for item in items if isinstance(item, PredictRequest)]
+    asked = [item if isinstance(item, PredictRequest) else item.detail for item in items]
     held = await hold(ratchet, name, key, asked, patience)
     if not isinstance(held, Held):
         # The earlier answer in its stored form: JSON of the same shape, told apart by nothing but its fields.
         return cast(BatchAnswer, msgspec.json.decode(held))
     try:
         with ratchet.store.journal.reserve(len(jobs)):
-            made = await _make_all(ratchet, jobs)
-            answer = BatchAnswer([_told_or_problem(one) for one in made])
+            made = await _each(jobs, lambda job: _make(ratchet, job))
+            answer = BatchAnswer([_or_problem(ratchet, _answer_of(one)) for one in made])
             entries = [predicted(one.prediction, one.content, None) for one in made if isinstance(one, Made)]
             await ratchet.store.write(append, [*entries, Entry(completion=held.completion(answer))])
     except BaseException:
@@ -161,16 +152,17 @@ async def _batch_once(
     return answer
 
 
-async def _make_all(ratchet: Ratchet, jobs: Sequence[Job | RatchetError]) -> list[Made | RatchetError]:
+async def _each(jobs: Sequence[Job | RatchetError], work: Callable[[Job], Awaitable[T]]) -> list[T | Exception]:
+    """Every sound job worked on, some abreast; in the place of what failed stands its error."""
     room = asyncio.Semaphore(ABREAST)
 
-    async def one(job: Job | RatchetError) -> Made | RatchetError:
+    async def one(job: Job | RatchetError) -> T | Exception:
         if isinstance(job, RatchetError):
             return job
         async with room:
             try:
-                return await _make(ratchet, job)
-            except RatchetError as error:
+                return await work(job)
+            except Exception as error:  # noqa: BLE001  # what befalls one item, foreseen or not, spares the others
                 return error
 
     return list(await asyncio.gather(*map(one, jobs)))
@@ -190,12 +182,28 @@ async def _make(ratchet: Ratchet, job: Job) -> Made:
     )
     now = ratchet.now()
     ratchet.traffic.refuse_if_late(began, program.definition.deadline, now)
-    prediction = Prediction(
+    prediction = _prediction(
+        program,
+        given,
+        served,
+        prediction_id=prediction_id,
+        unit_hash=ratchet.traffic.unit_hash(unit),
+        began=began,
+        now=now,
+    )
+    return Made(prediction, _content(prediction_id, job, served), _answer(prediction, served))
+
+
+def _prediction(
+    program: Program, given: Assignment, served: Served, *, prediction_id: str, unit_hash: str, began: int, now: int
+) -> Prediction:
+    assigned = [call for call in served.calls if call.variant == given.variant]
+    return Prediction(
         prediction_id=prediction_id,
         program=program.name,
         experiment_id=given.experiment_id,
         epoch=program.routing.epoch,
-        unit_hash=ratchet.traffic.unit_hash(unit),
+        unit_hash=unit_hash,
         assigned_variant=given.variant,
         variant=served.variant,
         propensity=given.propensity,
@@ -205,14 +213,11 @@ async def _make(ratchet: Ratchet, job: Job) -> Made:
         input_tokens=sum(call.input_tokens for call in served.calls),
         output_tokens=sum(call.output_tokens for call in served.calls),
         cost=_cost(served.calls, answered=served.status == "ok"),
-        assigned_cost=_cost(
-            [call for call in served.calls if call.variant == given.variant], answered=served.status == "ok"
-        ),
+        assigned_cost=_cost(assigned, answered=served.status == "ok"),
         calls=served.calls,
         created_at=began,
         answered_at=now,
     )
-    return Made(prediction, _content(prediction_id, job, served), _answer(prediction, served))
 
 
 def _unit(program: Program, job: Job, prediction_id: str) -> str:
@@ -267,13 +272,19 @@ def _told(made: Made) -> PredictAnswer:
     raise kind(f"variant {prediction.assigned_variant!r}: {detail}", prediction_id=prediction.prediction_id)
 
 
-def _told_or_problem(made: Made | RatchetError) -> PredictAnswer | Problem:
-    if isinstance(made, RatchetError):
-        return problem(made)
+def _answer_of(made: Made | Exception) -> PredictAnswer | Exception:
     try:
-        return _told(made)
-    except RatchetError as error:
-        return problem(error)
+        return _told(made) if isinstance(made, Made) else made
+    except LmError as error:
+        return error
+
+
+def _or_problem(ratchet: Ratchet, answer: PredictAnswer | Exception) -> PredictAnswer | Problem:
+    if isinstance(answer, PredictAnswer):
+        return answer
+    if not isinstance(answer, RatchetError):
+        ratchet.log.error("prediction_crashed", exc_info=answer)
+    return problem(answer)
 
 
 def _count(ratchet: Ratchet, made: Made) -> None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 
 import msgspec
-import sqlalchemy as sa
 
 from experiments import folding
 from experiments.decision import Conclude, Fill, Keep, Ruling, Step, decide, latch
@@ -21,6 +20,7 @@ from experiments.report import series_points
 from server import acts
 from server.acts import Act
 from server.ratchet import Ratchet
+from server.store import Connection
 from server.store import experiments as store
 from server.store.blocks import (
     Kept,
@@ -80,21 +80,25 @@ async def _advance(ratchet: Ratchet, experiment: Experiment) -> Ruling:
     return ruling
 
 
-def register(conn: sa.Connection, experiment: Experiment, horizon: int) -> None:
+def register(conn: Connection, experiment: Experiment, horizon: int) -> None:
     """Enter the units of every block that lies before the horizon, and count them for the sample-ratio check."""
     kept = _kept(conn, experiment)
     after, upto = kept.body, folding.block_of(experiment, horizon)
     splits = splits_by_epoch(conn, experiment.experiment_id)
     for number in blocks_with_predictions(conn, experiment, after.registered, upto):
         counts = register_units(
-            conn, experiment.experiment_id, experiment.settings.randomize, number, *folding.block_span(experiment, number)
+            conn,
+            experiment.experiment_id,
+            experiment.settings.randomize,
+            number,
+            *folding.block_span(experiment, number),
         )
         after = folding.register(after, counts, splits, number + 1)
     if upto > kept.body.registered:
         _keep(conn, experiment, msgspec.structs.replace(after, registered=upto), horizon, kept)
 
 
-def fold(conn: sa.Connection, experiment: Experiment, horizon: int) -> Progress:
+def fold(conn: Connection, experiment: Experiment, horizon: int) -> Progress:
     """Fold closed blocks in order until one is still open, or patience runs out."""
     before = _kept(conn, experiment)
     splits = splits_by_epoch(conn, experiment.experiment_id)
@@ -109,7 +113,7 @@ def fold(conn: sa.Connection, experiment: Experiment, horizon: int) -> Progress:
     return Progress(before, evidence, tuple(closings))
 
 
-def units_of(conn: sa.Connection, experiment: Experiment, number: int, cut: int) -> list[Entrant]:
+def units_of(conn: Connection, experiment: Experiment, number: int, cut: int) -> list[Entrant]:
     """The units that entered in a block, with what was known of them at `cut`."""
     return block_units(
         conn,
@@ -123,7 +127,7 @@ def units_of(conn: sa.Connection, experiment: Experiment, number: int, cut: int)
     )
 
 
-def blocks_with_predictions(conn: sa.Connection, experiment: Experiment, first: int, end: int) -> Iterator[int]:
+def blocks_with_predictions(conn: Connection, experiment: Experiment, first: int, end: int) -> Iterator[int]:
     """The numbers from `first` to below `end` of blocks in which anything was assigned; empty ones are stepped over."""
     number = first
     while number < end:
@@ -136,20 +140,18 @@ def blocks_with_predictions(conn: sa.Connection, experiment: Experiment, first: 
         number += 1
 
 
-def _kept(conn: sa.Connection, experiment: Experiment) -> Kept[Evidence]:
+def _kept(conn: Connection, experiment: Experiment) -> Kept[Evidence]:
     kept = kept_evidence(conn, experiment.experiment_id, Evidence)
     if kept is None:
         raise NotFound(f"experiment {experiment.experiment_id} has no evidence; it was never started")
     return kept
 
 
-def _keep(conn: sa.Connection, experiment: Experiment, after: Evidence, horizon: int, before: Kept[Evidence]) -> None:
+def _keep(conn: Connection, experiment: Experiment, after: Evidence, horizon: int, before: Kept[Evidence]) -> None:
     keep_evidence(conn, experiment.experiment_id, after, blocks=after.blocks, horizon=horizon, before=before)
 
 
-def settle(
-    conn: sa.Connection, experiment: Experiment, progress: Progress, horizon: int, now: int
-) -> tuple[Ruling, bool]:
+def settle(conn: Connection, experiment: Experiment, progress: Progress, horizon: int, now: int) -> tuple[Ruling, bool]:
     """Store what was folded and carry out the ruling on it, in one transaction; the flag says whether traffic moved.
 
     Raises: Stale when the evidence, the experiment or the routing was changed in the meantime.
@@ -168,7 +170,7 @@ def settle(
     return ruling, _carry_out(conn, present, progress.after, ruling, act, full=routing.state == "full")
 
 
-def _store(conn: sa.Connection, experiment: Experiment, progress: Progress, horizon: int, now: int) -> None:
+def _store(conn: Connection, experiment: Experiment, progress: Progress, horizon: int, now: int) -> None:
     if not progress.closings:
         return
     _keep(conn, experiment, progress.after, horizon, progress.before)
@@ -179,7 +181,7 @@ def _store(conn: sa.Connection, experiment: Experiment, progress: Progress, hori
 
 
 def _carry_out(
-    conn: sa.Connection, experiment: Experiment, evidence: Evidence, ruling: Ruling, act: Act, *, full: bool
+    conn: Connection, experiment: Experiment, evidence: Evidence, ruling: Ruling, act: Act, *, full: bool
 ) -> bool:
     match ruling:
         case Conclude(verdict="promote") if experiment.promotion == "recommend":

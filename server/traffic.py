@@ -13,7 +13,6 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import msgspec
-import sqlalchemy as sa
 from structlog.typing import FilteringBoundLogger
 
 from experiments.assignment import Routing
@@ -24,7 +23,7 @@ from learning.programs import Blueprint
 from learning.running import Runner
 from learning.variants import Variant
 from monitoring.metrics import Metrics
-from server.store import Store
+from server.store import Connection, Store
 from server.store.definitions import StoredProgram, stored_programs, stored_variant
 from server.store.routings import routings_in_force, traffic_mark
 
@@ -194,5 +193,5 @@ class Traffic:
             raise Unavailable("the server was held up for longer than the deadline; nothing was recorded")
 
 
-def _in_force(conn: sa.Connection) -> tuple[tuple[int, ...], list[StoredProgram], dict[str, Routing]]:
+def _in_force(conn: Connection) -> tuple[tuple[int, ...], list[StoredProgram], dict[str, Routing]]:
     return traffic_mark(conn), stored_programs(conn), routings_in_force(conn)

@@ -6,7 +6,6 @@ Each act is one transaction (`server/acts.py`); afterwards this process serves b
 from collections.abc import Callable, Mapping
 
 import msgspec
-import sqlalchemy as sa
 
 from experiments import life
 from experiments.errors import Fault, Invalid, NotFound
@@ -21,6 +20,7 @@ from server.clock import new_id
 from server.ratchet import Ratchet
 from server.replay import Replay, replay
 from server.reports import report_of
+from server.store import Connection
 from server.store import experiments as store
 from server.store.blocks import points_of
 from server.store.definitions import add_variant, stored_variants
@@ -59,7 +59,7 @@ async def create(ratchet: Ratchet, wanted: NewExperiment) -> Experiment:
     return drafted
 
 
-def _keep_draft(conn: sa.Connection, drafted: Experiment, aa_twin: Variant | None) -> None:
+def _keep_draft(conn: Connection, drafted: Experiment, aa_twin: Variant | None) -> None:
     if aa_twin is not None:
         add_variant(conn, aa_twin)
     store.insert_experiment(conn, drafted)
@@ -79,7 +79,7 @@ async def act(
 
     Raises: NotFound; Conflict when the state does not allow it; Stale; Invalid.
     """
-    how: Mapping[Action, Callable[[sa.Connection, Act], Experiment]] = {
+    how: Mapping[Action, Callable[[Connection, Act], Experiment]] = {
         "start": acts.start,
         "pause": acts.pause,
         "resume": acts.resume,
@@ -165,5 +165,3 @@ async def freeze_in_force(ratchet: Ratchet) -> Freeze | None:
     """The freeze in force, if there is one."""
     written = await ratchet.store.read(setting, FROZEN)
     return msgspec.json.decode(written, type=Freeze) if written else None
-
-

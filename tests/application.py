@@ -1,5 +1,6 @@
 """The real application in a test's own process and event loop, with a language model that says what the test wants."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -61,6 +62,15 @@ class Application:
         return results
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that others bring about; half a minute at most."""
+    for _ in range(600):
+        if holds():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
 @asynccontextmanager
 async def application(
     url: str,
@@ -68,12 +78,13 @@ async def application(
     *,
     definitions: str = DEFINITIONS,
     now: Callable[[], int] = clock.now,
+    embedded: bool = True,
 ) -> AsyncIterator[Application]:
     """The application on the migrated database at `url`, with `definitions` applied."""
     lm = ScriptedLm(script)
-    settings = Settings(database_url=url, embedded=True, tick=3600 * 10**6, log_level="error")
+    settings = Settings(database_url=url, embedded=embedded, tick=3600 * 10**6, log_level="error")
     app = create_app(settings, now=now, runner=lambda: Runner(open_lm=lm.open))
-    transport = httpx.ASGITransport(app=app)
+    transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]  # Litestar narrows what ASGI leaves open
     async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         await apply(app.state.ratchet, definitions, "ratchet.yaml", "test")
         yield Application(http, app.state.ratchet)

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -121,7 +122,9 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
     """A fresh migrated PostgreSQL database; afterwards nobody may be connected to it."""
     url = postgres.create()
     yield url
-    left = postgres.connections(url)
+    end = time.monotonic() + 5  # the server notices a closed connection a little later
+    while (left := postgres.connections(url)) and time.monotonic() < end:
+        time.sleep(0.02)
     postgres.drop(url)
     assert not left, f"{left} connections were left open"
 

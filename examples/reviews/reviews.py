@@ -3,8 +3,8 @@
     python examples/reviews/reviews.py 5       # prints the first five
 
 Taken are the reviews from Rotten Tomatoes (Pang and Lee 2005) of 40 to 100 characters, 3,042 of them, half of them
-positive: short enough for a small model on one core. They come in the order of a hash of their text, so that any stretch
-of them is a fair sample, and the same in every process.
+positive: short enough for a small model on one core. They come in the order of a hash of their text, so that any
+stretch of them is a fair sample, and the same in every process.
 """
 
 import csv

@@ -20,7 +20,7 @@ from dspy.lm15 import Message, Request, Response, ServerError, Usage
 
 from experiments.errors import Invalid, nearest
 from experiments.quantities import SECOND, duration
-from learning.engines.triage import CUES, LABELS, NEW_CUES, Draw, Label, cues
+from learning.engines.triage import CUES, LABELS, NEW_CUES, Draw, Label, akin, cues
 
 WORLDS = ("triage",)
 _CAREFUL = re.compile(r"careful|thorough|step by step|whole ticket|entire|to the end|closely|attentive", re.IGNORECASE)
@@ -177,19 +177,29 @@ def _named(match: re.Match[str]) -> Label:
 
 
 def reflect(instruction: str, examples: str) -> str:
-    """A better instruction: the current one, and a rule for each cue whose feedback says which category was right."""
-    rules = read_rules(instruction)
-    lines: dict[Label, list[str]] = {}
+    """The instruction with what mistakes teach: rules for the cues and the words akin to them, and to read carefully.
+
+    `examples` is the JSON that DSPy's instruction proposer shows, with `Inputs`, `Generated Outputs` and `Feedback`.
+    """
+    rules, lines = dict(read_rules(instruction)), [instruction]
     for example in _examples(examples):
-        answered = str(example.get("Generated Outputs", "")).lower()
-        feedback = str(example.get("Feedback", ""))
-        named = [_named(match) for match in _LABEL.finditer(feedback) if not match["not"]]
-        right = next((label for label in named if label not in answered), named[-1] if named else None)
         found = cues(str(example.get("Inputs", "")))
-        if right and found and rules.get(found[-1]) != right:
-            rules = {**rules, found[-1]: right}
-            lines.setdefault(right, []).append(found[-1])
-    return "\n".join([instruction, *(f"{label}: {', '.join(words)}" for label, words in lines.items())])
+        right = _corrected(str(example.get("Feedback", "")), str(example.get("Generated Outputs", "")))
+        if not found or right is None:
+            continue
+        if len(set(found)) > 1 and not _CAREFUL.search("\n".join(lines)):
+            lines.append("Read the whole ticket carefully: what it mentions last decides.")
+        if rules.get(found[-1]) != right:
+            learned = akin(found[-1])
+            rules.update(dict.fromkeys(learned, right))
+            lines.append(f"{right}: {', '.join(learned)}")
+    return "\n".join(lines)
+
+
+def _corrected(feedback: str, answered: str) -> Label | None:
+    """The category that a feedback names instead of the one that was answered."""
+    named = [label for label in LABELS if re.search(rf"(?<![\w-]){label}(?![\w-])", feedback, re.IGNORECASE)]
+    return next((label for label in named if label not in answered.lower()), None)
 
 
 def _examples(written: str) -> list[dict[str, Any]]:

@@ -215,6 +215,13 @@ def cues(text: str) -> list[str]:
     return [cue for word in re.findall(r"[a-z]+", text.lower()) if (cue := _FORMS.get(word))]
 
 
+def akin(cue: str) -> list[str]:
+    """The cue and the words that whoever speaks the language would think of with it, up to three in all."""
+    kin = [other for other in CUES if CUES[other] == CUES[cue] and (other in NEW_CUES) == (cue in NEW_CUES)]
+    group = kin.index(cue) // 3 * 3
+    return kin[group : group + 3]
+
+
 class Draw:
     """Choices that depend on nothing but what they are for; unlike a random generator, alike in every version."""
 

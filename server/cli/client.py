@@ -10,7 +10,7 @@ from typing import Any, Self
 import httpx
 
 from server.cli.output import Refused
-from server.cli.presence import present
+from server.presence import present
 from server.settings import Settings, from_env
 
 _PATIENCE = httpx.Timeout(60.0, connect=5.0)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from experiments.errors import Conflict, Invalid, RatchetError
-from server.cli import presence
+from server import presence
 from server.cli.client import Server
 from server.cli.output import Refused, as_json, show, table
 from server.places import read_file

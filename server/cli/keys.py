@@ -11,7 +11,7 @@ from rich.console import Console
 
 from server.cli.client import Server
 from server.cli.output import as_json, show, table
-from server.cli.presence import present
+from server.presence import present
 from server.settings import Settings, from_env
 
 _SCOPES = ("predict", "outcomes", "read", "operate", "admin")

@@ -3,19 +3,23 @@
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
 import rich_click as click
 import uvicorn
+from rich.console import Console
+from rich.markup import escape
 
 from experiments.errors import Invalid
-from server.cli import presence
-from server.cli.output import Refused, as_json, console, show
+from server import presence
+from server.cli.output import Refused, as_json, show
 from server.settings import Settings, from_env, unknown
 
 _DRAINING = 30
@@ -103,6 +107,7 @@ def _run(settings: Settings, *, as_json: bool) -> None:
             http="httptools",
             loop="uvloop" if sys.platform != "win32" else "asyncio",
             lifespan="on",
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -163,12 +168,20 @@ class _Server(uvicorn.Server):
         if self.started:
             self._on_started()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain and stop. Ctrl-C again: end at once, as kill -9 would; what was acknowledged is on disk."""
+        if self.should_exit and sig == signal.SIGINT:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain and close, then tell; afterwards uvicorn ends the process by the signal that it was sent."""
+        """Drain and close, then tell."""
         try:
             await super().shutdown(sockets)
         finally:
             self._on_stopped()
+            # Else uvicorn raises them again at the end: a server that was told to stop has not failed.
+            self._captured_signals.clear()
 
 
 def bind(host: str, port: int, data: Path) -> socket.socket:
@@ -210,18 +223,30 @@ def _free(host: str, port: int) -> int:
 
 
 def _welcome(settings: Settings, *, as_json: bool) -> None:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 -- only compared
-    url = f"http://{host}:{settings.port}"
-    made = presence.announce(Path(settings.data), url)
-    result = {"url": url, "pid": made.pid, "data": settings.data, "database": settings.database}
-    if as_json:
-        click.echo(msgspec.json.encode(result).decode())
-        return
-    out = console()
-    out.print(f"[bold green]Ratchet is running at {url}[/]   [dim]{settings.database}[/]")
-    out.print(f"  documentation  {url}/docs\n  health         {url}/health/ready\n  metrics        {url}/metrics")
-    if settings.config is None:
-        out.print("  definitions    those last applied; put a file in force with `ratchet apply ratchet.yaml`")
-    else:
-        out.print(f"  definitions    {settings.config}, followed as it changes")
+    """Say on standard output, and then in the data directory, that requests are answered."""
+    url = _url(settings)
+    result = {"url": url, "pid": os.getpid(), "data": settings.data, "database": settings.database}
+    show(result, as_json=as_json, human=lambda out: _print_welcome(out, url, settings))
+    sys.stdout.flush()
+    presence.announce(Path(settings.data), url)
+
+
+def _url(settings: Settings) -> str:
+    """Where a caller on this machine reaches a server that listens on `settings.host`."""
+    host = settings.host.strip("[]")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- only compared
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def _print_welcome(out: Console, url: str, settings: Settings) -> None:
+    followed = f"{settings.config}, followed as it changes"
+    lines = {
+        "documentation": f"{url}/docs",
+        "health": f"{url}/health/ready",
+        "metrics": f"{url}/metrics",
+        "definitions": followed if settings.config else "those last applied; `ratchet apply ratchet.yaml` for new ones",
+    }
+    out.print(f"[bold green]Ratchet is running at {url}[/]   [dim]{escape(settings.database)}[/]")
+    for name, found in lines.items():
+        out.print(f"  {name:<14} {escape(found)}")
     out.print("In another terminal: `ratchet status`. Stop with Ctrl-C.")

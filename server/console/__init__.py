@@ -1,1 +1,1 @@
-"""What people see in a browser. `static/` holds third-party files as they were published, each with its licence."""
+"""What people see in a browser. In `static/`, third-party files lie beside their licences; `docs.js` is our own."""

@@ -4,10 +4,10 @@ The language model is the simulated one unless `--lm local` asks for the small r
 """
 
 import asyncio
-import json
 from pathlib import Path
 
 import msgspec
+import rich_click as click
 from rich.console import Console
 
 from experiments.errors import Invalid
@@ -34,7 +34,7 @@ def run(settings: Settings, *, lm: str, once: bool, as_json: bool) -> int:
         console.print("Stopped. What was recorded is kept.")
         return 1
     if as_json:
-        print(json.dumps(msgspec.to_builtins(summary)))
+        click.echo(msgspec.json.encode(summary))
     return 0 if summary.closed else 1
 
 
@@ -54,11 +54,9 @@ async def _play(scene: Scene, data: Path, settings: Settings, screen: Screen, *,
 
 
 def _fresh(wanted: Path) -> Path:
-    """The directory for this demo's data: the one asked for, or a new one beside it if that is in use. Nothing is lost."""
+    """The directory for this demo's data: the one asked for, or a new one beside it if that is in use."""
     for number in range(1, 1000):
         data = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         if not data.exists() or not any(data.iterdir()):
             return data
     raise Invalid(f"{wanted} and its 999 successors all hold data; give RATCHET_DATA another directory")
-
-

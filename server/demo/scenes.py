@@ -79,7 +79,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        raise Invalid(f"the demo plays what is in {EXAMPLES}, and {path.name} is not there; run it from a checkout") from None
+        raise Invalid(
+            f"the demo plays what is in {EXAMPLES}; {path.name} is not there, run it from a checkout"
+        ) from None
 
 
 def _module(path: Path) -> ModuleType:

@@ -137,7 +137,8 @@ def farewell(console: Console, scene: Scene, summary: "Summary", stage: "Stage",
     """What happened, and where to look."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     accuracy = summary.accuracy
-    shares = [f"{name} {value:.1%}" for name in ("before", "during", "after") if (value := getattr(accuracy, name)) is not None]
+    acts = {"before": accuracy.before, "during": accuracy.during, "after": accuracy.after}
+    shares = [f"{name} {value:.1%}" for name, value in acts.items() if value is not None]
     table.add_row("right answers", ", ".join(shares))
     table.add_row("verdict", f"{summary.experiment.verdict} (experiment {summary.experiment.experiment_id})")
     moved = summary.promotion

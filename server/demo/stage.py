@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 
 from experiments.errors import Unavailable
-from server.cli.presence import present
 from server.demo.scenes import Scene
+from server.presence import present
 from server.settings import Settings
 
 _START = 60.0
@@ -38,7 +38,8 @@ class Stage:
         settings["RATCHET_DATABASE_URL"] = f"sqlite:///{self.data / 'ratchet.db'}"
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", "from server.cli import main; main()", "up", "--config", str(self._scene.definitions),
+                sys.executable, "-c", "from server.cli import main; main()",
+                "up", "--config", str(self._scene.definitions),
                 env={**os.environ, **settings}, stdout=log, stderr=log,
             )  # fmt: skip
         self.url = await self._answering()

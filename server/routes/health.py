@@ -7,12 +7,13 @@ from litestar import MediaType, Response, get
 from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from server.health import Readiness, readiness
 from server.openapi import operation
 from server.ratchet import Ratchet
 
+PROMETHEUS_TEXT = "text/plain; version=0.0.4"
+"""Litestar adds the charset."""
 UNREADY = ResponseSpec(Readiness, description="It cannot serve; the body says why.", generate_examples=False)
 
 
@@ -38,7 +39,7 @@ async def ready(ratchet: NamedDependency[Ratchet]) -> Response[Readiness]:
 @get("/metrics", tags=["operations"], media_type=MediaType.TEXT, **operation(None))
 async def metrics(ratchet: NamedDependency[Ratchet]) -> Response[bytes]:
     """Every metric in Prometheus's text format."""
-    return Response(ratchet.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return Response(ratchet.metrics.render(), media_type=PROMETHEUS_TEXT)
 
 
 HANDLERS: list[HTTPRouteHandler] = [live, ready, metrics]

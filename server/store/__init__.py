@@ -5,7 +5,9 @@ commits or rolls back, so that a caller composes several into one transaction. A
 `store.read(function, *arguments)` and `store.write(function, *arguments)`. Hot rows go through `store.journal`.
 """
 
+from sqlalchemy import Connection
+
 from server.store.journal import Journal, Slot
 from server.store.store import Store, read_only
 
-__all__ = ["Journal", "Slot", "Store", "read_only"]
+__all__ = ["Connection", "Journal", "Slot", "Store", "read_only"]

@@ -56,7 +56,6 @@ def _enter(conn: sa.Connection, experiment_id: str, number: int, start: int, end
         .where(*_assigned(experiment_id, start, end))
         .subquery()
     )
-    known = sa.exists().where(entrants.c.experiment_id == experiment_id, entrants.c.unit_hash == seen.c.unit_hash)
     first = sa.select(
         sa.literal(experiment_id),
         seen.c.unit_hash,
@@ -64,8 +63,9 @@ def _enter(conn: sa.Connection, experiment_id: str, number: int, start: int, end
         seen.c.assigned_variant,
         seen.c.epoch,
         seen.c.created_at,
-    ).where(seen.c.turn == 1, ~known)
+    ).where(seen.c.turn == 1)
     columns = ["experiment_id", "unit_hash", "block", "variant", "epoch", "entered_at"]
+    # Those who entered in an earlier block stay as they are.
     conn.execute(insert(conn, entrants).from_select(columns, first).on_conflict_do_nothing())
 
 

@@ -109,7 +109,7 @@ def add_variant(conn: sa.Connection, variant: Variant) -> Variant:
     for other in known:
         if other.name == variant.name:
             raise Conflict(
-                f"program {variant.program!r} has another variant {variant.name!r}; they never change, so take a new name"
+                f"{variant.program!r} has another variant {variant.name!r}; variants never change, take a new name"
             )
     raise Conflict(f"program {variant.program!r} has exactly this variant already, as {known[0].name!r}")
 

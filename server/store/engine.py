@@ -28,7 +28,7 @@ _BUSY = 5
 _JOURNAL_LIMIT = 64 * 2**20
 """Bytes the WAL file is cut back to after a checkpoint."""
 _LONGEST_READ = 30
-"""Seconds one reading statement may take: a reader that never ends keeps the WAL file, or old rows, from being cleared."""
+"""Seconds one reading statement may take: an endless one keeps the WAL file, or old rows, from being cleared."""
 _CHECKPOINT = 4000
 """Pages in the WAL file at which the writer moves them into the database: 16 MB."""
 _CACHE = 65_536

@@ -73,6 +73,11 @@ def release_key(conn: sa.Connection, program: str, key: str, holder: str) -> Non
     conn.execute(idempotency.delete().where(i.program == program, i.key == key, i.holder == holder, i.answer.is_(None)))
 
 
+def release_all_keys(conn: sa.Connection) -> None:
+    """Give back every key without an answer; for a server that is alone here, at its start: who held them is dead."""
+    conn.execute(idempotency.delete().where(idempotency.c.answer.is_(None)))
+
+
 def purge_keys(conn: sa.Connection, now: int) -> int:
     """Forget keys older than a day; returns how many."""
     return conn.execute(idempotency.delete().where(idempotency.c.created_at <= now - KEPT)).rowcount

@@ -1,6 +1,7 @@
 import hashlib
 import math
 from collections import Counter
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -13,8 +14,8 @@ UNITS = [f"user-{i}" for i in range(4000)]
 TEXT = st.text(max_size=20) | st.text(st.characters(categories=["Cs"]), max_size=3)
 
 
-def routing(**terms: object) -> Routing:
-    fixed = {"program": "triage", "epoch": 3, "champion": "base", "reason": "start", "created_at": 0}
+def routing(**terms: Any) -> Routing:
+    fixed: dict[str, Any] = {"program": "triage", "epoch": 3, "champion": "base", "reason": "start", "created_at": 0}
     open_split = {"experiment_id": "e-1", "split": {"base": 0.8, "new": 0.2}}
     return Routing(**{**fixed, **open_split, **terms})
 

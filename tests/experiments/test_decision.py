@@ -1,10 +1,12 @@
 """Verdicts of simulated experiments: each of them for its own reason, and none without data."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from experiments import folding
 from experiments.decision import Conclude, Fill, Keep, Step, decide, latch, ramp_split
+from experiments.facts import Entrant
 from experiments.metrics import Metric
 from experiments.quantities import SECOND
 from tests.experiments.trials import SPLIT, bernoulli_units, experiment, exposure, run, unit
@@ -24,7 +26,9 @@ def test_no_data_yields_no_verdict() -> None:
 
 def test_a_clearly_better_challenger_is_promoted() -> None:
     rng = np.random.default_rng(1)
-    evidence, ruling = run(experiment(), 100, lambda b: bernoulli_units(rng, 50, b, {"base": 0.6, "new": 0.8}), {1: SPLIT})
+    evidence, ruling = run(
+        experiment(), 100, lambda b: bernoulli_units(rng, 50, b, {"base": 0.6, "new": 0.8}), {1: SPLIT}
+    )
     assert isinstance(ruling, Conclude)
     assert (ruling.verdict, ruling.challenger) == ("promote", "new")
     assert evidence.matured(("base", "new")) < 2000
@@ -87,7 +91,7 @@ def test_outcomes_that_go_missing_in_one_arm_make_a_sampled_goal_invalid() -> No
     rng = np.random.default_rng(6)
     sampled = {"correct": Metric(kind="boolean", role="goal", expected="sampled")}
 
-    def lossy(block: int) -> list[folding.Entrant]:
+    def lossy(block: int) -> list[Entrant]:
         kept = []
         for one in bernoulli_units(rng, 50, block, {"base": 0.7, "new": 0.7}):
             (only,) = one.exposures
@@ -104,7 +108,7 @@ def test_outcomes_that_go_missing_in_one_arm_make_a_sampled_goal_invalid() -> No
 def test_a_guardrail_without_evidence_holds_a_promotion_back() -> None:
     rng = np.random.default_rng(7)
 
-    def failing(block: int) -> list[folding.Entrant]:
+    def failing(block: int) -> list[Entrant]:
         """Better where it answers, but it fails in one of twelve, far beyond the margin of 0.02."""
         units = []
         for one in bernoulli_units(rng, 50, block, {"base": 0.5, "new": 0.95}):
@@ -146,7 +150,7 @@ def test_the_planned_number_of_units_sends_new_traffic_to_the_champion() -> None
 
 def test_an_a_a_experiment_never_promotes() -> None:
     rng = np.random.default_rng(1)
-    trial = folding.msgspec.structs.replace(experiment(max_units=1500, min_effect=0.001), aa=True, level=None)
+    trial = msgspec.structs.replace(experiment(max_units=1500, min_effect=0.001), aa=True, level=None)
     _, ruling = run(trial, 100, lambda b: bernoulli_units(rng, 50, b, {"base": 0.6, "new": 0.8}), {1: SPLIT})
     assert isinstance(ruling, Conclude)
     assert ruling.verdict == "inconclusive"

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import hypothesis.strategies as st
 import msgspec
@@ -10,7 +11,7 @@ from experiments import ratio
 from experiments.ratio import CERTAIN, LEAST_UNITS, Ratio
 
 
-def sampled(seed: int, *, times: float = 1.0, sigma: float = 0.7, size: int = 4000, **terms: object) -> Ratio:
+def sampled(seed: int, *, times: float = 1.0, sigma: float = 0.7, size: int = 4000, **terms: Any) -> Ratio:
     """Lognormal latencies in µs, the challenger's `times` as long."""
     rng = np.random.default_rng(seed)
     state = ratio.begin(**terms)
@@ -21,7 +22,7 @@ def sampled(seed: int, *, times: float = 1.0, sigma: float = 0.7, size: int = 40
     return state
 
 
-def constant(control: float, challenger: float, *, units: int = LEAST_UNITS, **terms: object) -> Ratio:
+def constant(control: float, challenger: float, *, units: int = LEAST_UNITS, **terms: Any) -> Ratio:
     w = np.arange(2 * units) % 2
     return ratio.begin(**terms).fold(w, np.where(w == 1, challenger, control), np.full(2 * units, 0.5))
 

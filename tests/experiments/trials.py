@@ -43,9 +43,11 @@ def experiment(*, metrics: Mapping[str, Metric] | None = None, goal: str = "corr
     )
 
 
-def exposure(at: int, value: float | None, *, failed: bool = False, delay: int = SECOND, metric: str = "correct") -> Exposure:
+def exposure(
+    at: int, value: float | None, *, failed: bool = False, delay: int = SECOND, metric: str = "correct"
+) -> Exposure:
     """A prediction at `at` whose outcome, if any, came `delay` later."""
-    heard = () if value is None else ((metric, "human", value, at + delay),)
+    heard: tuple[Any, ...] = () if value is None else ((metric, "human", value, at + delay),)
     return Exposure(f"p{at}", at, failed, 1000, 0, heard)
 
 
@@ -67,7 +69,10 @@ def bernoulli_units(
 
 
 def run(
-    experiment: Experiment, blocks: int, units_of: Callable[[int], list[Entrant]], splits: Mapping[int, Mapping[str, float]]
+    experiment: Experiment,
+    blocks: int,
+    units_of: Callable[[int], list[Entrant]],
+    splits: Mapping[int, Mapping[str, float]],
 ) -> tuple[Evidence, Ruling]:
     """Fold block after block, deciding after each, until a verdict or the last block."""
     evidence: Evidence = folding.begin(experiment)

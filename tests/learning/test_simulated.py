@@ -80,10 +80,10 @@ def test_reading_carefully_helps_where_a_courtesy_misleads() -> None:
 
 
 def test_demonstrations_teach_what_they_show() -> None:
-    options = {"options": {"noise": 0, "knows": 0}}
-    shown = answers(TICKETS, program(PLAIN, demos=tickets(9, 24)), **options)
+    options = {"noise": 0, "knows": 0}
+    shown = answers(TICKETS, program(PLAIN, demos=tickets(9, 24)), options=options)
     right = sum(answer == ticket.label for answer, ticket in zip(shown, TICKETS, strict=True)) / len(TICKETS)
-    assert right > accuracy(TICKETS, PLAIN, **options) + 0.1
+    assert right > accuracy(TICKETS, PLAIN, options=options) + 0.1
 
 
 @pytest.mark.parametrize("adapter", ["chat", "json"])
@@ -174,8 +174,37 @@ def test_rules_are_found_in_natural_wordings(instruction: str, rules: dict[str, 
 
 def test_a_reflecting_model_turns_feedback_into_rules() -> None:
     examples = [
-        {"Inputs": {"ticket": ticket.text}, "Generated Outputs": {"category": "?"}, "Feedback": f"Expected {ticket.label}."}
+        {
+            "Inputs": {"ticket": ticket.text},
+            "Generated Outputs": {"category": "?"},
+            "Feedback": f"Expected {ticket.label}.",
+        }
         for ticket in tickets(6, 120, shift=0.5)
     ]
     better = reflect(PLAIN, json.dumps(examples))
     assert accuracy(SHIFTED, better) > accuracy(SHIFTED, PLAIN) + 0.25
+
+
+def test_gepa_improves_the_instruction_with_the_simulated_model_on_both_sides() -> None:
+    def metric(gold: Any, answer: Any, *_: Any) -> Any:
+        right = gold.category == answer.category
+        return dspy.Prediction(score=float(right), feedback="Right." if right else f"Expected {gold.category}.")
+
+    def examples(seed: int, n: int) -> list[Any]:
+        return [dspy.Example(ticket=t.text, category=t.label).with_inputs("ticket") for t in tickets(seed, n)]
+
+    class Triage(dspy.Module):  # type: ignore[misc]  # DSPy ships no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.sort = program(PLAIN)
+
+        def forward(self, ticket: str) -> Any:
+            return self.sort(ticket=ticket)
+
+    student, reflector = (open_lm(LmSettings(model="sim/triage", options={"seed": seed})) for seed in (7, 8))
+    gepa = dspy.GEPA(
+        metric=metric, max_metric_calls=400, reflection_lm=reflector.model, reflection_minibatch_size=5, num_threads=1
+    )
+    with student.context():
+        best = gepa.compile(Triage(), trainset=examples(21, 60), valset=examples(22, 40))
+    assert accuracy(TICKETS, best.sort.signature.instructions) > accuracy(TICKETS, PLAIN) + 0.1

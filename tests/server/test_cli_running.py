@@ -1,24 +1,24 @@
 """`ratchet up` and its kind, as processes: how they start, refuse to, and end."""
 
 import json
-import os
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from server.cli.main import ratchet
-from tests.servers import DEFINITIONS, RATCHET, RunningServer
+from tests.servers import DEFINITIONS, RunningServer
 
 
-def run(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """One verb in a process of its own, ended by itself."""
-    settings = {"RATCHET_DATA": str(data), "RATCHET_PORT": "0"}
-    return subprocess.run(
-        [RATCHET, *arguments], check=False, capture_output=True, text=True, timeout=60, env={**os.environ, **settings}
-    )
+def refusal(data: Path, *, config: Path | None = None, verb: str = "up", **environment: str) -> str:
+    """What a server says that ends, refused, before it serves."""
+    with pytest.raises(AssertionError) as ended:
+        RunningServer(data, config=config, verb=verb, environment=environment)
+    said = str(ended.value)
+    assert said.startswith("the server ended with 1:"), said
+    assert "Traceback" not in said
+    return said
 
 
 def verb(data: Path, *arguments: str, **environment: str) -> Result:
@@ -29,7 +29,7 @@ def verb(data: Path, *arguments: str, **environment: str) -> Result:
 
 def test_up_says_where_it_is_and_takes_it_back_at_the_end(tmp_path: Path) -> None:
     with RunningServer(tmp_path / "data") as server:
-        assert json.loads((tmp_path / "data" / "server.json").read_text())["pid"] == server.process.pid
+        assert json.loads((tmp_path / "data" / "server.json").read_text())["pid"] == server.pid
         assert f"Ratchet is running at {server.url}" in server.log.read_text()
         server.stop()
     assert not (tmp_path / "data" / "server.json").exists()
@@ -38,13 +38,11 @@ def test_up_says_where_it_is_and_takes_it_back_at_the_end(tmp_path: Path) -> Non
 
 def test_a_second_up_on_the_same_data_is_refused_naming_the_holder(tmp_path: Path) -> None:
     with RunningServer(tmp_path / "data") as server:
-        other = run(tmp_path / "data", "up")
-        assert other.returncode == 1
-        assert f"in use by process {server.process.pid}" in other.stderr
+        database = f"sqlite:///{tmp_path / 'data' / 'ratchet.db'}"
+        assert f"in use by process {server.pid}" in refusal(tmp_path / "other", RATCHET_DATABASE_URL=database)
         same = verb(tmp_path / "data", "up", "--port", str(server.port))
         assert same.exit_code == 1
-        assert f"process {server.process.pid} serves the data" in same.stderr
-        assert "Traceback" not in other.stderr
+        assert f"process {server.pid} serves the data" in same.stderr
 
 
 def test_up_starts_again_after_kill_9(tmp_path: Path) -> None:
@@ -69,10 +67,11 @@ def test_a_taken_port_is_named_with_a_free_one(tmp_path: Path) -> None:
 def test_up_does_not_begin_on_a_bad_file(tmp_path: Path) -> None:
     config = tmp_path / "ratchet.yaml"
     config.write_text("programs:\n  triage: {signature: a -> b, lm: nope}\n")
-    refused = run(tmp_path / "data", "up", "--config", str(config))
-    assert refused.returncode == 1
-    assert "ratchet.yaml:2:35: programs.triage.lm: model 'nope'" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert "ratchet.yaml:2:35: programs.triage.lm: model 'nope'" in refusal(tmp_path / "data", config=config)
+
+
+def test_without_a_key_it_is_not_offered_to_the_network(tmp_path: Path) -> None:
+    assert "no API key is defined" in refusal(tmp_path / "data", RATCHET_HOST="0.0.0.0")  # noqa: S104 -- refused
 
 
 def test_up_goes_on_with_the_last_good_definitions_when_the_file_is_bad(tmp_path: Path) -> None:
@@ -104,10 +103,7 @@ def test_what_keeps_a_server_from_starting_is_said_in_a_sentence(
 
 
 def test_serve_wants_the_tables_that_migrate_makes(tmp_path: Path) -> None:
-    refused = run(tmp_path / "data", "serve")
-    assert refused.returncode == 1
-    assert "run `ratchet migrate`" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert "run `ratchet migrate`" in refusal(tmp_path / "data", verb="serve")
     assert json.loads(verb(tmp_path / "data", "migrate", "--json").stdout)["migrated"] is True
     with RunningServer(tmp_path / "data", verb="serve"):
         assert verb(tmp_path / "data", "status").exit_code == 0

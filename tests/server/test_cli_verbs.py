@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from server.cli.main import ratchet
-from server.cli.presence import announce, present, withdraw
+from server.presence import announce, present, withdraw
 from tests.servers import DEFINITIONS, RunningServer
 
 Verb = Callable[..., Result]

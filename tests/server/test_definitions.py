@@ -190,6 +190,7 @@ extra: 1
         ("programs: {}\n---\nprograms: {}", "ratchet.yaml:2:1: expected a single document"),
         ("programs: \x00", "ratchet.yaml:1:11: the character 0x0000 is not allowed"),
         ("programs: !!python/name:os.system {}", "ratchet.yaml:1:11: programs: the tag"),
+        ("programs: !!set {a}", "ratchet.yaml:1:11: programs: the tag"),
         ("programs: &a [*a]", "ratchet.yaml:1:11: aliases unfold"),
         ("programs: " + "[" * 100, "ratchet.yaml:1:42: nested more than 32 levels deep"),
         ("programs: {a: 1, a: 2}", "ratchet.yaml:1:18: programs.a: is written twice; first on line 1"),

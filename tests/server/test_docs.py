@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,12 +41,6 @@ async def test_the_front_door_leads_to_the_page(sqlite_url: str) -> None:
         assert (await app.http.get("/")).headers["location"] == "/docs"
         assert (await app.http.get("/docs/openapi.json")).json() == (await app.http.get("/openapi.json")).json()
         assert (await app.http.get("/docs/../server/auth.py")).status_code == 404
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RunningServer]:
-    with RunningServer(tmp_path / "data") as running:
-        yield running
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.servers import DEFINITIONS, RunningServer
+from tests.servers import RunningServer
 
 SCHEMATHESIS = str(Path(sys.executable).with_name("schemathesis"))
 CONFIG = """
@@ -40,15 +40,11 @@ checks.negative_data_rejection.enabled = false
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A server with a key, two variants, a draft and a running experiment; its URL and a configuration that names them."""
-    directory = tmp_path_factory.mktemp("api")
-    definitions = directory / "ratchet.yaml"
-    definitions.write_text(DEFINITIONS)
-    with RunningServer(directory / "data", config=definitions) as server:
-        config = directory / "schemathesis.toml"
-        config.write_text(CONFIG.format(**prepare(server.url)))
-        yield server.url, config
+def config(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration that names what is there: a key, two variants, a draft and a running experiment."""
+    written = tmp_path_factory.mktemp("schemathesis") / "schemathesis.toml"
+    written.write_text(CONFIG.format(**prepare(server.url)))
+    return written
 
 
 def prepare(url: str) -> dict[str, str]:
@@ -66,9 +62,10 @@ def prepare(url: str) -> dict[str, str]:
     return {"key": made["secret"], "draft": draft, "running": running}
 
 
-def test_every_route_does_what_the_document_says_with_good_and_bad_data(api: tuple[str, Path], tmp_path: Path) -> None:
-    url, config = api
-    command = [SCHEMATHESIS, "--config-file", str(config), "run", f"{url}/openapi.json"]
+def test_every_route_does_what_the_document_says_with_good_and_bad_data(
+    server: RunningServer, config: Path, tmp_path: Path
+) -> None:
+    command = [SCHEMATHESIS, "--config-file", str(config), "run", f"{server.url}/openapi.json"]
     phases = ["--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--seed", "1"]
     done = subprocess.run(
         [*command, *phases, "--continue-on-failure", "--warnings", "off"],
@@ -82,9 +79,8 @@ def test_every_route_does_what_the_document_says_with_good_and_bad_data(api: tup
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_document_is_whole(api: tuple[str, Path]) -> None:
-    url, _ = api
-    document = httpx.get(f"{url}/openapi.json").raise_for_status().json()
+def test_the_document_is_whole(server: RunningServer) -> None:
+    document = httpx.get(f"{server.url}/openapi.json").raise_for_status().json()
     operations = [entry for path in document["paths"].values() for entry in path.values()]
     assert len(operations) > 30
     for operation in operations:

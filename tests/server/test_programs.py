@@ -180,12 +180,12 @@ def test_a_followed_file_is_applied_and_a_bad_one_leaves_the_last_good_in_force(
             for text in (SHARPER, "programs: [", None):
                 file.write_text(text) if text else file.unlink()
                 await watcher.look()
-            assert watcher.errors == (f"{file}: cannot be read: No such file or directory",)
+            assert list(watcher.errors) == [f"{file}: cannot be read: No such file or directory"]
             assert b"ratchet_config_last_reload_successful 0" in app.ratchet.metrics.render()
             assert (await app.predict()).status_code == 200
             file.write_text(DEFINITIONS)
             await watcher.look()
-            assert watcher.errors == ()
+            assert not list(watcher.errors)
             assert b"ratchet_config_last_reload_successful 1" in app.ratchet.metrics.render()
             latest = await app.ratchet.store.read(latest_definitions)
             assert latest is not None
@@ -205,7 +205,7 @@ def test_what_an_experiment_forbids_is_applied_when_it_has_ended(sqlite_url: str
             assert "refused" in watcher.errors[0]
             await app.http.post(f"/v1/experiments/{experiment_id}/stop", json={"reason": "test"})
             await watcher.look()
-            assert watcher.errors == ()
+            assert not list(watcher.errors)
             assert "kind" in (await program(app))["outputs"]
 
     asyncio.run(play())

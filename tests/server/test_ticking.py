@@ -55,7 +55,13 @@ class World:
         wanted = life.NewExperiment(program="p", challengers=("new",))
         promotion = options.pop("promotion", "auto")
         written: dict[str, Any] = {
-            "randomize": "request", "min_duration": 0, "outcome_window": 10, "block": 1, "ramp": (), "split": None, **options
+            "randomize": "request",
+            "min_duration": 0,
+            "outcome_window": 10,
+            "block": 1,
+            "ramp": (),
+            "split": None,
+            **options,
         }
         split = written.pop("split") or {"champion": 0.5, "challenger": 0.5}
         drafted = life.draft(
@@ -74,10 +80,12 @@ class World:
 
     def act(self, experiment_id: str, reason: str = "because") -> Act:
         """An operator's act, now."""
-        return Act(experiment_id=experiment_id, reason=reason, by="operator", actor="ann", now=self.now, horizon=self.now)
+        return Act(
+            experiment_id=experiment_id, reason=reason, by="operator", actor="ann", now=self.now, horizon=self.now
+        )
 
     async def traffic(self, predictions: int, seconds: int, *, unit: Callable[[int], str] | None = None) -> None:
-        """Predictions spread over some seconds, each with its outcome two seconds later (unless the arm's rate is None)."""
+        """Predictions spread over some seconds, each with its outcome two seconds later unless its arm has no rate."""
         tasks = []
         for _ in range(predictions):
             self.now += seconds * SECOND // predictions
@@ -90,18 +98,37 @@ class World:
         assert routing is not None
         assigned = route(routing, unit)
         prediction = Prediction(
-            prediction_id=new_id(), program="p", experiment_id=assigned.experiment_id, epoch=routing.epoch,
-            unit_hash=unit, assigned_variant=assigned.variant, variant=assigned.variant, propensity=assigned.propensity,
-            status="ok", error=None, latency=1000, input_tokens=1, output_tokens=1, cost=None, assigned_cost=None, calls=(),
-            created_at=at, answered_at=at + 1000,
+            prediction_id=new_id(),
+            program="p",
+            experiment_id=assigned.experiment_id,
+            epoch=routing.epoch,
+            unit_hash=unit,
+            assigned_variant=assigned.variant,
+            variant=assigned.variant,
+            propensity=assigned.propensity,
+            status="ok",
+            error=None,
+            latency=1000,
+            input_tokens=1,
+            output_tokens=1,
+            cost=None,
+            assigned_cost=None,
+            calls=(),
+            created_at=at,
+            answered_at=at + 1000,
         )
         content = Content(
             prediction_id=prediction.prediction_id, unit=unit, input={}, output={}, error_detail=None, metadata={}
         )
         value = float(self.random.random() < self.rates[assigned.variant])
         outcome = Outcome(
-            prediction_id=prediction.prediction_id, metric="correct", source="program", value=value, digest=str(value),
-            late=False, received_at=at + 2 * SECOND,
+            prediction_id=prediction.prediction_id,
+            metric="correct",
+            source="program",
+            value=value,
+            digest=str(value),
+            late=False,
+            received_at=at + 2 * SECOND,
         )
         with self.store.journal.reserve(2) as slot:
             await slot.append(prediction, content)
@@ -139,7 +166,9 @@ def on(url: str, rates: dict[str, float], scenario: Callable[[World], Awaitable[
 
 
 @pytest.mark.parametrize("randomize", ["request", "unit"])
-def test_a_better_challenger_is_promoted_and_the_replay_agrees_digit_for_digit(database_url: str, randomize: str) -> None:
+def test_a_better_challenger_is_promoted_and_the_replay_agrees_digit_for_digit(
+    database_url: str, randomize: str
+) -> None:
     async def scenario(world: World) -> None:
         experiment = await world.begin(randomize=randomize)
         returning = (lambda n: f"unit-{n % 97 + n // 970 * 97}") if randomize == "unit" else None
@@ -251,7 +280,9 @@ def test_pause_and_resume_keep_every_assignment(sqlite_url: str) -> None:
         assert before is not None
         assert after is not None
         assert after.epoch == before.epoch + 2
-        assert [route(after, f"u{n}").variant for n in range(500)] == [route(before, f"u{n}").variant for n in range(500)]
+        assert [route(after, f"u{n}").variant for n in range(500)] == [
+            route(before, f"u{n}").variant for n in range(500)
+        ]
 
     on(sqlite_url, {"base": 0.5, "new": 0.5}, scenario)
 

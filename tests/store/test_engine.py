@@ -112,9 +112,10 @@ def test_without_a_bundled_sqlite_the_one_of_python_is_used_with_a_warning(
     def without(name: str) -> object:
         if name == "pysqlite3":
             raise ImportError(name)
-        return importlib.import_module(name)
+        return imported(name)
 
-    monkeypatch.setattr(engine.importlib, "import_module", without)
+    imported = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", without)
     monkeypatch.setattr(engine, "SAFE_SQLITE", (99, 0, 0))
     database = Database(sqlite_url)
     assert "install pysqlite3" in database.warnings[0]

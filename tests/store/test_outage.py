@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from experiments.errors import Unavailable
 from server.store import writer
-from server.store.rows import insert_new
 from server.store.store import Store
-from server.store.tables import meta, predictions
+from server.store.tables import predictions
+from server.store.upkeep import put_setting
 from tests.conftest import Postgres
 from tests.store.made import opened, prediction
 
@@ -72,7 +72,7 @@ async def test_while_postgresql_is_down_work_is_refused_before_it_begins(
             with pytest.raises(Unavailable):
                 store.journal.reserve()
             with pytest.raises(Unavailable):
-                await store.write(insert_new, meta, key="k", value="v")
+                await store.write(put_setting, "k", "v")
             with pytest.raises(Unavailable):
                 await store.read(lambda conn: conn.scalar(sa.text("SELECT 1")))
             with slot, pytest.raises(Unavailable):
@@ -81,7 +81,7 @@ async def test_while_postgresql_is_down_work_is_refused_before_it_begins(
             await asyncio.to_thread(postgres.start)
         await until(lambda: store.journal.healthy)
         assert await store.read(lambda conn: conn.scalar(sa.text("SELECT 1"))) == 1
-        assert await store.write(insert_new, meta, key="k", value="v")
+        await store.write(put_setting, "k", "v")
 
 
 async def test_what_waits_for_a_database_that_comes_back_in_time_is_stored(
@@ -104,7 +104,7 @@ async def test_after_a_commit_of_unknown_end_rows_are_sent_again_and_jobs_are_no
     database_url: str, monkeypatch: pytest.MonkeyPatch, committed: bool
 ) -> None:
     commit = sa.Connection.commit
-    broken = []
+    broken: list[bool] = []
 
     def torn(conn: sa.Connection) -> None:
         if not broken and conn.engine is store.database.writer:
@@ -118,9 +118,7 @@ async def test_after_a_commit_of_unknown_end_rows_are_sent_again_and_jobs_are_no
         made = prediction()
         monkeypatch.setattr(sa.Connection, "commit", torn)
         with store.journal.reserve() as slot:
-            told = await asyncio.gather(
-                slot.append(made), store.write(insert_new, meta, key="k", value="v"), return_exceptions=True
-            )
+            told = await asyncio.gather(slot.append(made), store.write(put_setting, "k", "v"), return_exceptions=True)
         found = await store.read(lambda conn: list(conn.scalars(sa.select(predictions.c.prediction_id))))
     assert broken
     assert told[0] is None

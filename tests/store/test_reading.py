@@ -7,16 +7,17 @@ import pytest
 import sqlalchemy as sa
 
 from experiments.errors import Stale
-from experiments.facts import Call, Outcome, Prediction, Remark
+from experiments.facts import ArmCounts, Call, Outcome, Prediction, Remark
+from experiments.metrics import Source
 from server.store import blocks
 from server.store.analytics import Score, analytics
 from server.store.appending import Entry, append, predicted
-from server.store.blocks import ArmCounts, Kept, Randomize, block_units, register_units, unit_counts
+from server.store.blocks import Kept, Randomize, block_units, register_units, unit_counts
 from server.store.engine import Database
 from server.store.facts import prediction_page
 from tests.store.made import content, outcome, prediction, remark
 
-HUMAN_FIRST = ("human", "program", "judge")
+HUMAN_FIRST: tuple[Source, ...] = ("human", "program", "judge")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""How verbs find the server of this machine: the small file it leaves in its data directory while it runs."""
+"""How commands find the server of this machine: the small file it leaves in its data directory while it runs."""
 
 import os
 from pathlib import Path
