@@ -12,8 +12,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.samples import Sample
 
+from experiments.experiment import By, Experiment, Verdict
 from experiments.facts import Prediction
+from experiments.folding import Evidence
 from experiments.quantities import DOLLAR, SECOND
+from experiments.report import series_points
 
 # A `_created` series beside every counter would double their number and tell nothing.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it unannotated
@@ -95,6 +98,33 @@ class Metrics:
             for owner, variant in shown:
                 if owner == program and variant not in live:
                     family.remove_by_labels({"program": program, "variant": variant})
+
+    def weighed(self, experiment: Experiment, evidence: Evidence) -> None:
+        """Show where a live experiment stands."""
+        program = experiment.program
+        for point in series_points(experiment, evidence, at=0):
+            bounds = {"lower": point.lower, "estimate": point.estimate, "upper": point.upper}
+            for bound, effect in bounds.items():
+                if effect is not None:
+                    self.effect.labels(program, point.challenger, point.metric, bound).set(effect)
+            if point.metric == experiment.goal:
+                sides = {"better": point.log_e_better, "harm": point.log_e_harm, "futile": point.log_e_futile}
+                for side, log_e in sides.items():
+                    if log_e is not None:
+                        self.evidence.labels(program, point.challenger, side).set(log_e)
+        for arm, tally in evidence.tallies.items():
+            for metric, (n, total) in tally.sums.items():
+                if n and experiment.metrics[metric].bounded:
+                    self.score.labels(program, arm, metric).set(total / n)
+        self.progress.labels(program).set(evidence.matured(experiment.arms) / experiment.settings.max_units)
+        self.srm.labels(program).set(evidence.balance.log_e())
+
+    def decided(self, program: str, verdict: Verdict, by: By) -> None:
+        """Count a decision, and a promotion if it is one; what was shown about the experiment goes."""
+        self.decisions.labels(program, verdict).inc()
+        if verdict == "promote":
+            self.promotions.labels(program, by).inc()
+        self.clear_experiment(program)
 
     def clear_experiment(self, program: str) -> None:
         """Drop what is shown about the program's experiment: there is none any more."""

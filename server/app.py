@@ -5,9 +5,10 @@
 """
 
 import asyncio
+import gc
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from server.ratchet import Ratchet
 from server.routes import definitions, experiments, health, keys, operations, outcomes, predict, programs, variants
 from server.settings import Settings
 from server.store import Store
+from server.store.blocks import latest_horizon
 from server.store.idempotency import release_all_keys
 from server.store.upkeep import constant
 from server.traffic import Traffic
@@ -56,6 +58,7 @@ async def opened(
     try:
         if settings.embedded:
             await store.write(release_all_keys)
+        now = clock.not_before(await store.read(latest_horizon), now)
         pepper = bytes.fromhex(await store.write(constant, "pepper", secrets.token_hex(32)))
         traffic = Traffic(store, running, metrics, log, alone=settings.embedded, pepper=pepper)
         ratchet = Ratchet(
@@ -93,6 +96,7 @@ def create_app(
                 await stack.enter_async_context(following(ratchet, Path(settings.config)))
             # Every process ticks; a row with a unique key gives each tick to one of them (server/jobs.py).
             stack.callback(jobs.start(ratchet).shutdown, wait=False)
+            stack.enter_context(_unwatched())
             yield
 
     app = Litestar(
@@ -109,6 +113,16 @@ def create_app(
     # Around everything, so that a path that does not exist has a request id and a line in the log too.
     app.asgi_handler = logs.Requests(app.asgi_handler, logs.logger(settings))
     return app
+
+
+@contextmanager
+def _unwatched() -> Iterator[None]:
+    """Spare the garbage collector all that was loaded by now and stays to the end: a fifth of a request's CPU."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @asynccontextmanager

@@ -22,6 +22,11 @@ now = _never_back()
 fact must never be dated into a block of time that has been folded already."""
 
 
+def not_before(moment: int, now: Callable[[], int]) -> Callable[[], int]:
+    """The clock `now`, standing still at `moment` (µs) until it has got there: its wall clock was set back."""
+    return lambda: max(moment, now())
+
+
 def new_id() -> str:
     """A UUIDv7: unique, and in the order of making to the millisecond."""
     return str(uuid_utils.uuid7())

@@ -36,7 +36,7 @@ async def readiness(ratchet: Ratchet) -> Readiness:
 
     A late decision tick is told too, but does not make this process unready: it serves as well without.
     """
-    journal = None if ratchet.store.journal.healthy else "the writer has lost the database"
+    journal = ratchet.store.journal.trouble
     programs = "; ".join(f"{name}: {reason}" for name, reason in ratchet.traffic.broken.items()) or None
     database, ticks = await _database(ratchet)
     wrong = {"database": database, "journal": journal, "definitions": programs}

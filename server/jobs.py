@@ -39,7 +39,9 @@ async def run_due(ratchet: Ratchet, name: str, job: Job, every: int) -> bool:
     """
     due_at = ratchet.now() // every * every
     try:
-        if not await ratchet.store.write(claim_tick, name, due_at):
+        mine = await ratchet.store.write(claim_tick, name, due_at)
+        ratchet.metrics.leader.set(mine)
+        if not mine:
             return False
         await job(ratchet)
         now = ratchet.now()

@@ -7,9 +7,10 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from time import perf_counter
+from typing import TextIO, cast
 
 import msgspec
 import structlog
@@ -33,7 +34,7 @@ def logger(settings: Settings) -> FilteringBoundLogger:
     if settings.log_format == "json":
         render = structlog.processors.JSONRenderer(serializer=_json)
     proxy = structlog.wrap_logger(
-        structlog.WriteLogger(sys.stderr),
+        structlog.WriteLogger(cast(TextIO, _Stderr())),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -92,6 +93,18 @@ class Requests:
     def _answered(self, method: str, path: str, status: int, seconds: float) -> None:
         write = self._log.debug if status < 400 else self._log.info if status < 500 else self._log.warning
         write("request_answered", method=method, path=path, status=status, ms=round(seconds * 1000, 2))
+
+
+class _Stderr:
+    """Standard error. A line it cannot take (disk full, reader gone) is lost: no log may break what it reports on."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 class _Listener(logging.Handler):

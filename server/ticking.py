@@ -63,6 +63,8 @@ async def tick(ratchet: Ratchet) -> list[Ruling]:
             ratchet.log.info("tick_overtaken", experiment=experiment.experiment_id, detail=lost.detail)
         except RatchetError as error:
             ratchet.log.warning("tick_failed", experiment=experiment.experiment_id, detail=error.detail)
+        except Exception:
+            ratchet.log.exception("tick_crashed", experiment=experiment.experiment_id)
     return rulings
 
 
@@ -72,8 +74,11 @@ async def _advance(ratchet: Ratchet, experiment: Experiment) -> Ruling:
     await ratchet.store.write(register, experiment, horizon)
     progress = await ratchet.store.read(fold, experiment, horizon)
     ruling, acted = await ratchet.store.write(settle, experiment, progress, horizon, now)
+    ratchet.metrics.weighed(experiment, progress.after)
     if acted:
         await ratchet.traffic.refresh()
+        if isinstance(ruling, Conclude):
+            ratchet.metrics.decided(experiment.program, ruling.verdict, "engine")
         ratchet.log.info(
             "experiment_moved", experiment=experiment.experiment_id, ruling=type(ruling).__name__, reason=ruling.reason
         )

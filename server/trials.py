@@ -91,6 +91,8 @@ async def act(
         raise Invalid.at("/variant", f"{action} takes no variant")
     done = await ratchet.store.write(how[action], _act(ratchet, experiment_id, reason, actor, version))
     await ratchet.traffic.refresh()
+    if done.state == "concluded" and done.verdict is not None:
+        ratchet.metrics.decided(done.program, "rollback" if action == "rollback" else done.verdict, "operator")
     ratchet.log.info("experiment_acted_on", experiment=experiment_id, action=action, reason=reason, actor=actor)
     return done
 

@@ -117,7 +117,9 @@ class Play:
         name, program = self._scene.challenger, self._scene.program
         body = {"name": name, "instructions": self._scene.instructions, "parent": "base"}
         await self._stage.post(f"/v1/programs/{program}/variants", body)
-        drafted = await self._stage.post("/v1/experiments", {"program": program, "challengers": [name]})
+        drafted = await self._stage.post(
+            "/v1/experiments", {"program": program, "challengers": [name], **self._scene.trial}
+        )
         identity = drafted["experiment_id"]
         await self._stage.post(f"/v1/experiments/{identity}/start", {"reason": "the demo tries another instruction"})
         self._screen.act(f"An experiment weighs {name!r} against the champion. The server decides; nobody touches it.")

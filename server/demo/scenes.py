@@ -15,6 +15,15 @@ from experiments.errors import Invalid
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
+_BRIEF = {
+    "randomize": "request",
+    "block": "1s",
+    "outcome_window": "15s",
+    "min_units": 50,
+    "min_duration": "15s",
+    "max_duration": "30m",
+}
+
 Case = tuple[dict[str, Any], dict[str, Any]]
 """The input of a prediction and the label that is reported for it later."""
 
@@ -28,6 +37,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
     challenger: str
     instructions: str
+    trial: dict[str, Any]
+    """What the experiment is created with, over the example's own defaults: a show is shorter than a day's traffic."""
     cases: Callable[[int], Case]
     clients: int
     per_second: float
@@ -49,6 +60,7 @@ def _triage() -> Scene:
         folder=folder,
         challenger="careful",
         instructions=_text(folder / "challenger.txt"),
+        trial={**_BRIEF, "ramp": [0.2, 0.5], "ramp_units": 40, "max_units": 6000},
         cases=_module(folder / "cases.py").case,
         clients=24,
         per_second=60.0,
@@ -61,10 +73,11 @@ def _reviews() -> Scene:
     return Scene(
         title="Real reviews, judged by a small real language model under two wordings of its instruction",
         lm="local/smollm2 (SmolLM2-135M-Instruct), a REAL language model in the server's process",
-        program="sentiment",
+        program="reviews",
         folder=folder,
         challenger="reworded",
         instructions=_text(folder / "challenger.txt"),
+        trial={**_BRIEF, "split": {"base": 0.5, "reworded": 0.5}, "max_units": 3000},
         cases=_module(folder / "cases.py").case,
         clients=2,
         per_second=30.0,

@@ -251,6 +251,12 @@ def keep_evidence(
         raise Stale(f"the evidence of experiment {experiment_id} was folded further by another process")
 
 
+def latest_horizon(conn: sa.Connection) -> int:
+    """The moment (µs) up to which the facts of some experiment were taken to be complete; 0 before the first tick."""
+    latest: int | None = conn.scalar(sa.select(sa.func.max(evidence.c.horizon)))
+    return latest or 0
+
+
 def put_point(conn: sa.Connection, experiment_id: str, number: int, challenger: str, metric: str, body: object) -> None:
     """Add one point to what the report plots over time; `number` orders them. The same one again changes nothing."""
     insert_new(

@@ -33,7 +33,7 @@ def translated(error: Exception) -> Exception:
     if isinstance(error, RatchetError):
         return error
     if outage(error):
-        return Unavailable(f"the database cannot be reached: {_first_line(error)}")
+        return Unavailable(f"the database cannot be used: {_first_line(error)}")
     if isinstance(error, (DBAPIError, OverflowError, UnicodeError)):
         return RowRefused(f"the database refused this row: {_first_line(error)}")
     return error

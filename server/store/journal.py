@@ -86,8 +86,7 @@ class Journal:
 
     def reserve(self, places: int = 1) -> Slot:
         """Room for so many entries. Raises: Busy when there is none; Unavailable while the database is down."""
-        if not self._writer.healthy:
-            raise Unavailable("the database cannot be reached; nothing was recorded")
+        self._require_health()
         if self._taken + places > self._room:
             raise Busy("the journal is full: more is being written than the disk can take", retry_after=1.0)
         self._taken += places
@@ -103,16 +102,24 @@ class Journal:
 
         It may be run again after a lost connection, so it must do nothing but SQL. Raises: what it raises, Unavailable.
         """
-        if not self._writer.healthy:
-            raise Unavailable("the database cannot be reached; nothing was recorded")
+        self._require_health()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._writer.submit(Ticket(Job(function, args, kwargs), future))
         return await future
 
+    def _require_health(self) -> None:
+        if trouble := self._writer.trouble:
+            raise Unavailable(f"{trouble}; nothing was recorded")
+
     @property
     def healthy(self) -> bool:
         """Whether the last thing heard of the database was good."""
-        return self._writer.healthy
+        return self._writer.trouble is None
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the database; None while the last thing heard of it was good."""
+        return self._writer.trouble
 
     @property
     def queued(self) -> int:

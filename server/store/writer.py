@@ -62,11 +62,11 @@ class _Uncertain(Exception):
 class Writer:
     """See the module. `submit` may be called from any thread.
 
-    `healthy` is False while the database is known to be down.
+    `trouble` says what is wrong while the database is known to be out of use, and is None while it is not.
     """
 
     def __init__(self, engine: sa.Engine, observe: Observer | None) -> None:
-        self.healthy = True
+        self.trouble: str | None = None
         self.last_commit_seconds = 0.0
         self._engine = engine
         self._observe = observe
@@ -117,7 +117,7 @@ class Writer:
                 return None if self._closing else []
         self._linger()
         # While the database is down all must be told in one go.
-        size = min(len(self._queue), LARGEST) if self.healthy else len(self._queue)
+        size = min(len(self._queue), LARGEST) if self.trouble is None else len(self._queue)
         group = [self._queue.popleft() for _ in range(size)]
         self._crowded = size > 1
         return group
@@ -138,8 +138,8 @@ class Writer:
                 answers.update(zip(open_, self._attempt([group[i].work for i in open_]), strict=True))
                 return [answers[i] for i in range(len(group))]
             except Exception as error:  # noqa: BLE001 -- whatever it is, those who wait must be told
-                self._lost()
                 failure = translated(error.__cause__ if isinstance(error, _Uncertain) else error)  # type: ignore[arg-type]  # an _Uncertain has a cause
+                self._lost(failure)
                 if isinstance(error, _Uncertain):  # a job is not idempotent: better told than done twice
                     answers.update({i: _Raised(failure) for i in open_ if isinstance(group[i].work, Job)})
                 if not isinstance(failure, Unavailable) or time.monotonic() - group[0].since > self._patience:
@@ -166,7 +166,7 @@ class Writer:
         return answers
 
     def _committed(self, rows: int, seconds: float) -> None:
-        self.healthy = True
+        self.trouble = None
         self.last_commit_seconds = seconds
         self._typical += (seconds - self._typical) / 16
         if self._observe is not None:
@@ -175,22 +175,22 @@ class Writer:
 
     def _probe(self) -> None:
         """Look whether the database is there; once it was lost, whether it takes a write."""
-        statement = _READABLE if self.healthy else _WRITABLE
+        statement = _READABLE if self.trouble is None else _WRITABLE
         try:
             conn = self._connect()
             conn.exec_driver_sql(statement)
             conn.commit()
-            self.healthy = True
-        except Exception:  # noqa: BLE001 -- the reason is told to those who come with rows
-            self._lost()
+            self.trouble = None
+        except Exception as error:  # noqa: BLE001 -- told to those who come with rows
+            self._lost(translated(error))
 
     def _connect(self) -> sa.Connection:
         if self._connection is None:
             self._connection = self._engine.connect()
         return self._connection
 
-    def _lost(self) -> None:
-        self.healthy = False
+    def _lost(self, failure: Exception) -> None:
+        self.trouble = str(failure)
         if self._connection is not None:
             with suppress(Exception):
                 self._connection.invalidate()

@@ -136,12 +136,14 @@ def test_a_full_disk_refuses_clearly_and_works_again_when_there_is_room(tmp_path
     with providing() as provider:
         definitions = tmp_path / "ratchet.yaml"
         definitions.write_text(DEFINITIONS.format(url=provider.url))
-        with RunningServer(tmp_path / "data", config=definitions) as server:
+        talkative = {"RATCHET_LOG_LEVEL": "debug"}  # its log lies on the same disk
+        with RunningServer(tmp_path / "data", config=definitions, environment=talkative) as server:
             database = tmp_path / "data" / "ratchet.db"
             with server.client() as http, Load(server.url) as load:
                 until(lambda: len(load.outcomes) > 100)
-                with no_room(server, database):
+                with no_room(server):
                     until(lambda: bool(unready(http)))
+                    assert "disk" in unready(http)
                     until(lambda: len(load.refusals) > 3 * CLIENTS)
                     spent = provider.calls["champion"]
                     assert predict(http).status_code == 503
@@ -158,10 +160,10 @@ def test_a_full_disk_refuses_clearly_and_works_again_when_there_is_room(tmp_path
 
 
 @contextmanager
-def no_room(server: RunningServer, database: Path) -> Iterator[None]:
-    """No file of the server can grow beyond what its log has now."""
+def no_room(server: RunningServer) -> Iterator[None]:
+    """No file of the server can grow any more."""
     _, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (16384, hard))
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (4096, hard))
     try:
         yield
     finally:
