@@ -15,7 +15,7 @@ from server.store.blocks import closed_blocks, unit_counts
 from server.store.routings import splits_by_epoch
 from server.ticking import blocks_with_predictions, units_of
 
-_OF_THE_MOMENT = {"state", "verdict", "reason", "recommended_action", "rolled_back"}
+_OF_THE_MOMENT = {"state", "verdict", "reason", "recommended_action", "rolled_back", "units_expected"}
 """What a report says about the experiment's standing, which an operator's act may have changed since; an engine's
 decision is compared on all of it."""
 

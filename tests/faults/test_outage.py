@@ -12,7 +12,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from tests.conftest import Postgres
+from tests.postgres import Postgres
 from tests.faults.provider import providing
 from tests.servers import RunningServer
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.application import application, until
-from tests.conftest import Postgres
+from tests.postgres import Postgres
 from tests.scripted_lm import chat
 
 

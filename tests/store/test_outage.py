@@ -12,7 +12,7 @@ from server.store import writer
 from server.store.store import Store
 from server.store.tables import predictions
 from server.store.upkeep import put_setting
-from tests.conftest import Postgres
+from tests.postgres import Postgres
 from tests.store.made import opened, prediction
 
 pytestmark = pytest.mark.anyio

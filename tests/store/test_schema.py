@@ -12,7 +12,7 @@ from server.store.engine import Database
 from server.store.schema import migrate, schema_state
 from server.store.store import Store, migrate_at
 from server.store.tables import metadata
-from tests.conftest import Postgres
+from tests.postgres import Postgres
 
 
 def sqlite_statements(conn: sa.Connection) -> set[str]:
