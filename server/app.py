@@ -24,6 +24,7 @@ from server import clock, jobs, logs, openapi
 from server.auth import Keyring, check_bind
 from server.errors import HANDLERS
 from server.parameters import refuse_unknown
+from server.places import importable_beside
 from server.programs import following
 from server.ratchet import Ratchet
 from server.routes import definitions, experiments, health, keys, operations, outcomes, predict, programs, variants
@@ -88,6 +89,8 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        if settings.config is not None:
+            importable_beside(Path(settings.config))
         async with AsyncExitStack() as stack:
             app.state.ratchet = ratchet = await stack.enter_async_context(opened(settings, now=now, runner=runner))
             check_bind(settings.host, any_key=not ratchet.keys.empty)

@@ -34,14 +34,21 @@ class Readiness(msgspec.Struct, frozen=True):
 async def readiness(ratchet: Ratchet) -> Readiness:
     """Ask the database, and look at everything else.
 
-    A late decision tick is told too, but does not make this process unready: it serves as well without.
+    A late decision tick and a refused definitions file are told too, but do not make this process unready: it serves as
+    well without the one, and by the last good definitions.
     """
     journal = ratchet.store.journal.trouble
     programs = "; ".join(f"{name}: {reason}" for name, reason in ratchet.traffic.broken.items()) or None
     database, ticks = await _database(ratchet)
     wrong = {"database": database, "journal": journal, "definitions": programs}
     serving: State = "failing" if any(wrong.values()) else "ok"
-    return Readiness(serving, [_check(name, detail) for name, detail in {**wrong, "ticks": ticks}.items()])
+    told = {**wrong, "definitions": programs or _refused(ratchet), "ticks": ticks}
+    return Readiness(serving, [_check(name, detail) for name, detail in told.items()])
+
+
+def _refused(ratchet: Ratchet) -> str | None:
+    refused = [f"{file} is refused, the last good one is in force: {why}" for file, why in ratchet.refused.items()]
+    return "; ".join(refused) or None
 
 
 async def _database(ratchet: Ratchet) -> tuple[str | None, str | None]:

@@ -7,6 +7,7 @@ take them for the other. Nothing but scalars, lists and mappings is ever built.
 
 import math
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path as File
 from typing import Any
@@ -112,6 +113,16 @@ def read_file(path: File) -> str:
         raise _whole(f"{path}: is not UTF-8 (byte {error.start})") from None
     except OSError as error:
         raise _whole(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def importable_beside(path: File) -> None:
+    """Let programs name modules (`module: my_module:MyModule`) that stand beside their definitions file.
+
+    The folder comes last, so that a file there never stands in for an installed package.
+    """
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 class _Loader(yaml.SafeLoader):

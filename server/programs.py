@@ -197,12 +197,14 @@ class Watcher:
                 return
         else:
             self.errors = ()
+            self._ratchet.refused.pop(str(self._path), None)
             self._ratchet.metrics.config_good.set(1)
         self._done = mark
 
     def _refused(self, error: RatchetError) -> None:
         """Say what is wrong, once."""
         errors = tuple(fault.message for fault in error.faults) or (error.detail,)
+        self._ratchet.refused[str(self._path)] = "; ".join(errors)
         self._ratchet.metrics.config_good.set(0)
         if errors != self.errors:
             self._ratchet.log.error("definitions_refused", file=str(self._path), errors=errors)

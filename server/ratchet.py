@@ -18,6 +18,7 @@ class Ratchet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     In a route: `ratchet: NamedDependency[Ratchet]`. After a write that changes programs, variants or routings, call
     `await ratchet.traffic.refresh()`: this process then serves by it at once, the others within a second.
+    `refused` holds the definitions files that could not be put in force, each with what is wrong with it now.
     """
 
     settings: Settings
@@ -28,3 +29,4 @@ class Ratchet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     metrics: Metrics
     log: FilteringBoundLogger
     now: Callable[[], int]
+    refused: dict[str, str] = {}

@@ -3,22 +3,18 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
 from server.store.store import migrate_at
-from tests.postgres import Postgres
+from tests.postgres import Postgres, running
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """One PostgreSQL per test process, made with binaries that come in a package."""
-    # Not one of pytest's directories: those are closed to other users and too deep for a socket's name.
-    with TemporaryDirectory(prefix="ratchet-pg-", ignore_cleanup_errors=True) as directory:
-        server = Postgres(Path(directory))
+    with running() as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture

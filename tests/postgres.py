@@ -4,7 +4,10 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +17,7 @@ from server.store.store import migrate_at
 
 
 class Postgres:
-    """A PostgreSQL server that belongs to one process; it listens on a Unix socket only. `durable`: it waits for the disk.
+    """A PostgreSQL server that belongs to one process; it listens on a Unix socket only.
 
     Its binaries come in a package. PostgreSQL refuses to run as root: there it runs as `nobody`, from a copy of the
     binaries, because the originals may lie where nobody else can look.
@@ -80,6 +83,18 @@ class Postgres:
             command, check=False, capture_output=True, text=True, user=self._user, cwd=self._directory
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def running(*, durable: bool = False) -> Iterator[Postgres]:
+    """A new server for as long as the block lasts; a `durable` one waits for the disk at every commit."""
+    # Not one of pytest's directories: those are closed to other users and too deep for a socket's name.
+    with TemporaryDirectory(prefix="ratchet-pg-", ignore_cleanup_errors=True) as directory:
+        server = Postgres(Path(directory), durable=durable)
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 def _installed() -> Path:

@@ -11,7 +11,7 @@ from rich.text import Text
 from experiments.errors import Invalid
 from server.cli.client import Server
 from server.cli.output import Refused, as_json, show, table
-from server.places import read_file
+from server.places import importable_beside, read_file
 
 _FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path), required=False)
 _DEFAULT = "ratchet.yaml"
@@ -29,6 +29,7 @@ def check(file: Path | None, schema: bool, as_json: bool) -> None:
         show(json_schema(), as_json=True, human=lambda _: None)
         return
     path = _path(file)
+    importable_beside(path)
     try:
         names = list(read(read_file(path), str(path)).programs)
     except Invalid as error:

@@ -17,7 +17,7 @@ from experiments.errors import Conflict, Invalid, RatchetError
 from server import presence
 from server.cli.client import Server
 from server.cli.output import Refused, as_json, show, table
-from server.places import read_file
+from server.places import importable_beside, read_file
 from server.settings import Settings, from_env, unknown
 
 _OLDEST_PYTHON = (3, 11)
@@ -116,6 +116,7 @@ def _definitions(settings: Settings) -> Iterator[Check]:
     from server.store.definitions import stored_programs
 
     if settings.config is not None:
+        importable_beside(Path(settings.config))
         try:
             programs = read(read_file(Path(settings.config)), settings.config).programs
             yield Check("definitions", "ok", f"{settings.config}: {', '.join(programs) or 'no program'}")

@@ -19,13 +19,12 @@ AT_ONCE = 20
 class Desk:
     """Traffic on one program until the block is left: each user writes one ticket, whose true category is reported.
 
-    `served` counts answers by variant, `assigned` remembers every user's arms. A server that is away is waited for.
+    `served` counts answers by variant. A server that is away is waited for.
     """
 
     def __init__(self, url: Callable[[], str], program: str) -> None:
         self.program = program
         self.served: Counter[str] = Counter()
-        self.assigned: dict[str, set[str]] = {}
         self.failure: BaseException | None = None
         self._url = url
         self._stop = threading.Event()
@@ -51,9 +50,7 @@ class Desk:
                 {"input": {"ticket": written.text}, "unit": f"user-{first + at}"} for at, written in enumerate(tickets)
             ]
             answers = _ok(http.post(f"/v1/programs/{self.program}/predict/batch", json={"items": items}))["results"]
-            for item, answer in zip(items, answers, strict=True):
-                self.served[answer["variant"]] += 1
-                self.assigned.setdefault(str(item["unit"]), set()).add(answer["assigned_variant"])
+            self.served.update(answer["variant"] for answer in answers)
             outcomes = [
                 {"prediction_id": answer["prediction_id"], "label": {"category": written.label}}
                 for answer, written in zip(answers, tickets, strict=True)

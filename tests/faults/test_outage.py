@@ -12,8 +12,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from tests.postgres import Postgres
 from tests.faults.provider import providing
+from tests.postgres import Postgres
 from tests.servers import RunningServer
 
 DEFINITIONS = """
