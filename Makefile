@@ -19,7 +19,7 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := experiments learning monitoring server tests $(wildcard benchmarks examples)
+SOURCES := experiments learning monitoring server tests $(wildcard benchmarks)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps
 BENCHMARKS := bench-serving bench-journal
 

@@ -8,58 +8,102 @@ from statistics import quantiles
 from typing import Any
 
 import msgspec
+import psutil
 
 Body = Callable[[int], bytes]
 """The body of request number n."""
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What a load measured: answers with status 2xx, others, seconds, and every latency in seconds."""
+    """What a load measured within its window.
 
-    answered: int
+    `latencies` in seconds of the answers with status 2xx, `failed` the number of others, the window's `seconds`, and
+    the `cpu` seconds that the server's process used in it. `acknowledged` counts 2xx also outside of the window.
+    """
+
+    latencies: list[float]
     failed: int
     seconds: float
-    latencies: list[float]
-    answers: list[bytes]
+    cpu: float
+    acknowledged: int
 
     def summary(self) -> dict[str, Any]:
-        """Requests per second and latency quantiles in milliseconds."""
-        cuts = quantiles(self.latencies, n=100, method="inclusive") if len(self.latencies) > 1 else self.latencies * 99
+        """Requests per second, latency quantiles in milliseconds, processor time per 1,000 requests."""
+        answered = len(self.latencies)
         return {
-            "requests": self.answered,
+            "requests": answered,
             "failed": self.failed,
-            "requests_per_s": round(self.answered / self.seconds, 1),
-            **{f"p{q}_ms": round(cuts[q - 1] * 1e3, 2) for q in (50, 95, 99)},
+            "requests_per_s": round(answered / self.seconds, 1),
+            **{f"p{q}_ms": round(percentile(self.latencies, q) * 1e3, 2) for q in (50, 95, 99)},
+            "cpu_s_per_1000": round(1000 * self.cpu / max(1, answered), 3),
         }
 
 
-async def run(
-    port: int, path: str, body: Body, *, clients: int, seconds: float, most: int | None = None, keep: bool = False
-) -> Load:
-    """POST to 127.0.0.1:`port` for `seconds`, or until `most` requests were sent. `keep` keeps the answers' bodies."""
-    latencies: list[float] = []
-    answers: list[bytes] = []
-    counts = {"sent": 0, "failed": 0}
-    began = time.perf_counter()
-    until = began + seconds
+def percentile(values: list[float], q: int) -> float:
+    """The `q`-th of a hundred parts, `q` from 1 to 99."""
+    return quantiles(values, n=100, method="inclusive")[q - 1] if len(values) > 1 else (*values, 0.0)[0]
 
-    async def client() -> None:
+
+async def run(
+    port: int,
+    path: str,
+    body: Body,
+    *,
+    clients: int,
+    seconds: float,
+    warm: float = 0.0,
+    most: int | None = None,
+    server: psutil.Process | None = None,
+) -> Load:
+    """POST to 127.0.0.1:`port` and watch for `seconds`, or until `most` requests were sent.
+
+    The clients begin one after the other over the `warm` seconds before the window: real ones do not march in step.
+    """
+    latencies: list[float] = []
+    counts = {"sent": 0, "failed": 0, "acknowledged": 0}
+    opening = time.perf_counter() + warm
+    closing = opening + seconds
+
+    async def client(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while time.perf_counter() < until and (most is None or counts["sent"] < most):
-            number = counts["sent"]
+        await asyncio.sleep(warm * number / clients)
+        while (began := time.perf_counter()) < closing and (most is None or counts["sent"] < most):
             counts["sent"] += 1
-            start = time.perf_counter()
-            status, answer = await exchange(reader, writer, path, body(number))
-            latencies.append(time.perf_counter() - start)
-            if keep:
-                answers.append(answer)
-            if not 200 <= status < 300:
-                counts["failed"] += 1
+            status, _ = await exchange(reader, writer, path, body(counts["sent"]))
+            good, ended = 200 <= status < 300, time.perf_counter()
+            counts["acknowledged" if good else "failed"] += 1
+            if good and opening <= ended <= closing:
+                latencies.append(ended - began)
         writer.close()
 
-    await asyncio.gather(*(client() for _ in range(clients)))
-    seconds = time.perf_counter() - began
-    return Load(len(latencies) - counts["failed"], counts["failed"], seconds, latencies, answers)
+    cpu = asyncio.create_task(_cpu_between(server, opening, closing))
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    ended = min(time.perf_counter(), closing)
+    cpu.cancel()
+    spent = (await asyncio.gather(cpu, return_exceptions=True))[0]
+    return Load(
+        latencies,
+        counts["failed"],
+        ended - opening,
+        spent if isinstance(spent, float) else 0.0,
+        counts["acknowledged"],
+    )
+
+
+async def _cpu_between(server: psutil.Process | None, opening: float, closing: float) -> float:
+    """Processor seconds that `server` used between two times."""
+    if server is None:
+        return 0.0
+    await asyncio.sleep(opening - time.perf_counter())
+    before = cpu_seconds(server)
+    await asyncio.sleep(closing - time.perf_counter())
+    return cpu_seconds(server) - before
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Processor time a process has used so far."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 async def exchange(
@@ -68,9 +112,9 @@ async def exchange(
     """One request on an open connection: status and body. Far cheaper than a client library, so it hides less."""
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
-    lines = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
-    length = next(int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length:"))
-    return int(lines[0].split(b" ")[1]), await reader.readexactly(length)
+    answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = int(answer.partition(b"content-length:")[2].partition(b"\r\n")[0])
+    return int(answer[9:12]), await reader.readexactly(length)
 
 
 def prediction_body(number: int) -> bytes:

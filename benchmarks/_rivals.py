@@ -1,58 +1,75 @@
 """What Ratchet's serving is measured beside: the same DSPy program without a server, and in the plainest web framework.
 
-`python -m benchmarks._rivals bare PORT CLIENTS SECONDS` runs `await program.acall()` in a closed loop and prints its
-JSON; `python -m benchmarks._rivals fastapi PORT` serves it and prints its own port. PORT is that of the mock language
-model. Neither assigns, records nor stores anything.
+`python -m benchmarks._rivals fastapi PORT` serves it and prints its own port; `python -m benchmarks._rivals bare PORT`
+runs `await program.acall()` in a closed loop, once for each line `CLIENTS WARM SECONDS` on its standard input, and
+prints each result. PORT is that of the mock language model. Neither assigns, records nor stores anything.
 """
 
 import asyncio
 import json
-import resource
+import socket
 import sys
 import time
 from typing import Any
 
 import dspy
+import psutil
 import uvicorn
+import uvloop
 from dspy import lm15
+from dspy.clients.engines.lm15_engine import AsyncLM15Engine, LM15Engine
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from benchmarks._load import Load
+from benchmarks._load import Load, cpu_seconds
 
 
 def program(port: int) -> dspy.Module:
-    """The benchmark's program on the mock, declared the way that costs DSPy least."""
-    lm15.register_provider(
-        lm15.ProviderDefinition.chat(
-            lm15.AccessPolicy(provider="mock", base_url=f"http://127.0.0.1:{port}/v1"),
-            compat=lm15.OpenAIChatCompat.preset("vllm"),
-            placeholder_key="none",
-        ),
-        supports=lm15.ModelSupport(response_schema=True),
+    """The benchmark's program on the mock, in the way that costs DSPy least and with connections for every client."""
+    endpoint = lm15.ProviderDefinition.chat(
+        lm15.AccessPolicy(provider="mock", base_url=f"http://127.0.0.1:{port}/v1"),
+        compat=lm15.OpenAIChatCompat.preset("vllm"),
+        placeholder_key="none",
+    )
+    config = lm15.RouterConfig(providers=(endpoint,), max_connections=512)
+    lm = dspy.LM(
+        "mock/mock", cache=False, num_retries=0, engine=LM15Engine(config), async_engine=AsyncLM15Engine(config)
     )
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-    dspy.configure(lm=dspy.LM("mock/mock", cache=False, num_retries=0), disable_history=True)
+    dspy.configure(lm=lm, disable_history=True, trace=None)
     return dspy.Predict("text -> label")
 
 
-async def bare(port: int, clients: int, seconds: float) -> dict[str, Any]:
-    """The closed loop without any server."""
-    asked = program(port)
+async def bare(asked: dspy.Module, clients: int, warm: float, seconds: float) -> dict[str, Any]:
+    """The closed loop without any server, its clients beginning as those of `benchmarks._load.run` do."""
     latencies: list[float] = []
-    until = time.perf_counter() + seconds
-    cpu, began = time.process_time(), time.perf_counter()
+    here = psutil.Process()
+    opening = time.perf_counter() + warm
+    closing = opening + seconds
 
     async def client(number: int) -> None:
-        while (start := time.perf_counter()) < until:
+        await asyncio.sleep(warm * number / clients)
+        while (began := time.perf_counter()) < closing:
             await asked.acall(text=f"Ticket {number}: the invoice is wrong")
-            latencies.append(time.perf_counter() - start)
+            if opening <= (ended := time.perf_counter()) <= closing:
+                latencies.append(ended - began)
 
-    await asyncio.gather(*(client(number) for number in range(clients)))
-    load = Load(len(latencies), 0, time.perf_counter() - began, latencies, [])
-    spent = time.process_time() - cpu
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {**load.summary(), "cpu_s_per_1000": round(1000 * spent / len(latencies), 3), "rss_mb": round(memory)}
+    working = asyncio.gather(*(client(number) for number in range(clients)))
+    await asyncio.sleep(opening - time.perf_counter())
+    before = cpu_seconds(here)
+    await asyncio.sleep(closing - time.perf_counter())
+    spent = cpu_seconds(here) - before
+    await working
+    load = Load(latencies, 0, seconds, spent, len(latencies))
+    return {**load.summary(), "rss_mb": round(here.memory_info().rss / 2**20)}
+
+
+async def answering(port: int) -> None:
+    """Run a loop for each line that is read."""
+    asked = program(port)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        clients, warm, seconds = line.split()
+        print(json.dumps(await bare(asked, int(clients), float(warm), float(seconds))), flush=True)
 
 
 class Question(BaseModel):
@@ -74,19 +91,19 @@ def fastapi(port: int) -> FastAPI:
     return app
 
 
-async def serve(app: Any) -> None:
-    """Serve on a free port until stopped, and print that port."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    print(server.servers[0].sockets[0].getsockname()[1], flush=True)
-    await serving
+def serve(app: FastAPI) -> None:
+    """Serve until stopped on a free port, which is printed; the HTTP server and its settings are Ratchet's."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        print(listener.getsockname()[1], flush=True)
+        config = uvicorn.Config(
+            app, http="httptools", loop="uvloop", ws="none", log_config=None, access_log=False, server_header=False
+        )
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":
-    what, lm_port, *rest = sys.argv[1:]
+    what, lm_port = sys.argv[1], int(sys.argv[2])
     if what == "bare":
-        print(json.dumps(asyncio.run(bare(int(lm_port), int(rest[0]), float(rest[1])))))
+        uvloop.run(answering(lm_port))
     else:
-        asyncio.run(serve(fastapi(int(lm_port))))
+        serve(fastapi(lm_port))

@@ -1,36 +1,45 @@
 """Durable rows per second and how long an acknowledgement takes, beside one commit per row.
 
-64 clients each append one prediction with its content, wait until it is on disk, and append the next. `group` is the
-journal as the server uses it, `single` the same rows with a commit each: on SQLite by one connection (it can have no
-more), on PostgreSQL by a connection per client. Rows are counted in the database at the end. `fsync_ms` is what the
-disk took for an append just before: compare lines only where it is alike.
+    make bench-journal [ARGS="--seconds 3 --rounds 3 --write"]
 
-Run by `make bench-journal`. One JSON object per line.
+Each client appends one prediction with its content, waits until it is on disk, and appends the next. `group` is the
+journal as the server uses it, `single` the same rows with a commit each: on SQLite by one connection (it can have no
+more), on PostgreSQL by a connection per client. `lost` is rows acknowledged less rows found. `fsync_ms` is what the
+disk took for an append just before: compare lines only where it is alike.
 """
 
+import argparse
 import asyncio
-import json
 import os
 import statistics
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import sqlalchemy as sa
 
+from benchmarks._load import percentile
+from benchmarks._results import Results, middle
 from experiments.facts import Call, Content, Prediction
 from server.clock import new_id, now
 from server.store.appending import append, predicted
 from server.store.engine import Database
-from server.store.store import Store, migrate_at
+from server.store.store import Store, migrate_at, read_only
 from server.store.tables import predictions
+from tests.postgres import running
 
-CLIENTS = 64
-SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
+WAYS = [
+    ("sqlite", "single", 1),
+    ("sqlite", "group", 1),
+    ("sqlite", "group", 64),
+    ("sqlite", "group", 1024),
+    ("postgresql", "single", 64),
+    ("postgresql", "group", 64),
+    ("postgresql", "group", 1024),
+]
+"""Database, way of committing, clients."""
 
 
 def fact() -> tuple[Prediction, Content]:
@@ -62,11 +71,11 @@ def fact() -> tuple[Prediction, Content]:
     )
 
 
-async def grouped(url: str) -> list[float]:
+async def grouped(url: str, clients: int, seconds: float) -> list[float]:
     """Acknowledgement times, in seconds, of clients sharing commits."""
     store = await asyncio.to_thread(Store.open, url)
     took: list[float] = []
-    end = time.perf_counter() + SECONDS
+    end = time.perf_counter() + seconds
 
     async def client() -> None:
         while (began := time.perf_counter()) < end:
@@ -74,18 +83,17 @@ async def grouped(url: str) -> list[float]:
                 await slot.append(*fact())
             took.append(time.perf_counter() - began)
 
-    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    await asyncio.gather(*(client() for _ in range(clients)))
     await store.close()
     return took
 
 
-def single(url: str) -> list[float]:
-    """Acknowledgement times, in seconds, of clients that each commit every row."""
+def single(url: str, clients: int, seconds: float) -> list[float]:
+    """Acknowledgement times, in seconds, of clients that each commit every row, over a connection each."""
     database = Database(url)
-    clients = 1 if database.sqlite else CLIENTS
     engine = database.writer if database.sqlite else sa.create_engine(url, pool_size=clients)
     took: list[float] = []
-    end = time.perf_counter() + SECONDS
+    end = time.perf_counter() + seconds
 
     def client() -> None:
         with engine.connect() as conn:
@@ -116,52 +124,47 @@ def fsync_ms(directory: Path) -> float:
     return statistics.median(took) * 1000
 
 
-def measure(name: str, way: str, run: Callable[[], list[float]], url: str, directory: Path) -> dict[str, Any]:
-    """One line of the result."""
-    disk = fsync_ms(directory)
+def measure(way: str, url: str, clients: int, seconds: float) -> dict[str, Any]:
+    """One round on a new database: rows per second, and what an acknowledgement took."""
+    migrate_at(url)
     cpu, began = time.process_time(), time.perf_counter()
-    took = sorted(run())
-    seconds, spent = time.perf_counter() - began, time.process_time() - cpu
-    database = Database(url)
-    with database.readers.connect() as conn:
-        rows = conn.scalar(sa.select(sa.func.count()).select_from(predictions))
-    database.close()
+    took = single(url, clients, seconds) if way == "single" else asyncio.run(grouped(url, clients, seconds))
+    passed, spent = time.perf_counter() - began, time.process_time() - cpu
     return {
-        "bench": "journal",
-        "database": name,
-        "commit": way,
-        "clients": 1 if (name, way) == ("sqlite", "single") else CLIENTS,
-        "rows_per_second": round(len(took) / seconds),
-        "ack_ms": {"p50": _at(took, 0.5), "p99": _at(took, 0.99)},
-        "cpu_us_per_row": round(spent / len(took) * 1e6, 1),
-        "fsync_ms": round(disk, 2),
-        "acknowledged": len(took),
-        "rows": rows,
+        "rows_per_s": round(len(took) / passed),
+        "ack_p50_ms": percentile(took, 50) * 1e3,
+        "ack_p99_ms": percentile(took, 99) * 1e3,
+        "cpu_us_per_row": spent / len(took) * 1e6,
+        "lost": len(took) - _rows(url),
     }
 
 
-def _at(took: list[float], share: float) -> float:
-    return round(took[int(len(took) * share)] * 1000, 2)
+def _rows(url: str) -> int:
+    with read_only(url) as conn:
+        return int(conn.scalar(sa.select(sa.func.count()).select_from(predictions)) or 0)
 
 
 def main() -> None:
-    """Both ways on SQLite, then on PostgreSQL, each on a database of its own."""
-    from tests.conftest import Postgres  # noqa: PLC0415 -- the tests' own server; not needed before
-
-    with (
-        tempfile.TemporaryDirectory(prefix="bench-") as made,
-        tempfile.TemporaryDirectory(prefix="bench-pg-", ignore_cleanup_errors=True) as data,
-    ):
-        directory = Path(made)
-        server = Postgres(Path(data), durable=True)
-        for way in ("single", "group"):
-            for name in ("sqlite", "postgresql"):
-                url = f"sqlite:///{directory / way}.db" if name == "sqlite" else server.create()
-                migrate_at(url)
-                run = (lambda url=url: single(url)) if way == "single" else (lambda url=url: asyncio.run(grouped(url)))
-                sys.stdout.write(json.dumps(measure(name, way, run, url, directory)) + "\n")
-                sys.stdout.flush()
-        server.stop()
+    """Each way on each database, round by round, each on a database of its own; medians are told."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of every way")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    options = parser.parse_args()
+    results = Results("journal")
+    found: dict[tuple[str, str, int], list[dict[str, Any]]] = {way: [] for way in WAYS}
+    with TemporaryDirectory(prefix="bench-") as folder, running(durable=True) as server:
+        for number in range(options.rounds):
+            for database, way, clients in WAYS:
+                file = Path(folder, f"{way}-{clients}-{number}.db")
+                url = f"sqlite:///{file}" if database == "sqlite" else server.create()
+                disk = fsync_ms(Path(folder))
+                one = measure(way, url, clients, options.seconds)
+                found[database, way, clients].append({**one, "fsync_ms": disk})
+    for (database, way, clients), rounds in found.items():
+        results.add("appended", database=database, commit=way, clients=clients, **middle(rounds))
+    if options.write:
+        results.write()
 
 
 if __name__ == "__main__":

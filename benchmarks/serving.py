@@ -1,247 +1,255 @@
 """What serving costs: Ratchet on SQLite and on PostgreSQL, beside bare DSPy and beside FastAPI, in one run.
 
-    make bench-serving [ARGS="--seconds 6 --memory 100000"]
+    make bench-serving [ARGS="--seconds 2 --rounds 3 --memory 100000 --write"]
 
 Every system answers the same DSPy program through the same mock language model, at 0, 50 and 1,000 ms and with 1, 32
-and 128 clients, one after the other in each cell, so that a change of the machine's mood meets them all. Ratchet
-assigns and commits every prediction before it answers; the rows are counted at the last answer, without waiting. Then
-the memory over many predictions, and an outcome reported right after its prediction beside single durable commits.
+and 128 clients: in each cell one after the other, several rounds of it, so that a change of the machine's mood meets
+them all; medians are told, and ratios within a round. Ratchet assigns and commits every prediction before it answers.
+Then, with no delay: the rows found at the last answer, an outcome reported right after its prediction beside single
+durable commits, and the memory over many predictions. It takes about ten minutes; `--seconds 1 --memory 10000` three.
 """
 
 import argparse
 import asyncio
 import json
-import os
-import platform
-import signal
-import sqlite3
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
+from contextlib import ExitStack
 from pathlib import Path
-from statistics import quantiles
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
+import msgspec
 import psutil
+import sqlalchemy as sa
+import uvloop
 
 from benchmarks import _load as load
-from benchmarks._postgres import postgres
+from benchmarks._results import Results, met, middle
+from benchmarks._servers import Child, ask, definitions, line, module, ratchet
+from benchmarks._single import SingleCommits
+from server.store.store import read_only
+from server.store.tables import predictions
+from tests.postgres import running
 
+T = TypeVar("T")
+PREDICT = "/v1/programs/triage/predict"
 DELAYS = (0.0, 0.05, 1.0)
 CLIENTS = (1, 32, 128)
-DEFINITIONS = """
-programs:
-  triage:
-    signature: "text: str -> label: str" lm: {{model: mock/mock, api_base: "http://127.0.0.1:{port}/v1", price: {{input:
-    1, output: 2}}, max_concurrency: 512}} metrics:
-      correct: {{kind: boolean, role: goal}}
-"""
+RATIOS = {
+    (0.0, 32): {"requests_per_s": ">= 0.7", "cpu_s_per_1000": "<= 1.5"},
+    (0.05, 128): {"requests_per_s": ">= 0.8", "p99_ms": "<= 1.3"},
+}
+"""What the ratios to FastAPI ought to be, by delay and clients."""
+VALUES = {(1.0, 128): {"requests_per_s": ">= 120", "p99_ms": "<= 1200"}}
+"""What Ratchet itself ought to reach there."""
+
+
+class System(msgspec.Struct, frozen=True):
+    """A server under measurement. `url` is that of its database, None where it has none."""
+
+    name: str
+    child: Child
+    port: int
+    path: str
+    url: str | None = None
+
+    @property
+    def seen(self) -> psutil.Process:
+        """Its process."""
+        return psutil.Process(self.child.pid)
+
+
+class Systems(msgspec.Struct, frozen=True):
+    """Everything that runs during the benchmark; `ours` are Ratchet's servers."""
+
+    lm_port: int
+    bare: Child
+    fastapi: System
+    ours: list[System]
 
 
 def main() -> None:
     """Run everything and print one JSON object per measurement."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=6.0, help="length of one measurement")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of every system in every cell")
     parser.add_argument("--memory", type=int, default=100_000, help="predictions of the memory measurement")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     options = parser.parse_args()
-    emit(benchmark="serving", machine=platform.platform(), cpus=os.cpu_count(), python=platform.python_version())
-    with tempfile.TemporaryDirectory() as folder, process("-m", "benchmarks._mock_lm") as lm, postgres() as url:
-        lm_port = first_line(lm)
-        definitions = Path(folder, "ratchet.yaml")
-        definitions.write_text(DEFINITIONS.format(port=lm_port))
-        sqlite = Path(folder, "sqlite")
-        with (
-            process("-m", "benchmarks._rivals", "fastapi", str(lm_port)) as fastapi,
-            ratchet(definitions, sqlite, f"sqlite:///{sqlite}/ratchet.db") as on_sqlite,
-            ratchet(definitions, Path(folder, "postgres"), url) as on_postgres,
-        ):
-            ports = {"fastapi": first_line(fastapi), "ratchet-sqlite": on_sqlite[1], "ratchet-postgres": on_postgres[1]}
-            servers = {"fastapi": fastapi, "ratchet-sqlite": on_sqlite[0], "ratchet-postgres": on_postgres[0]}
-            for delay in DELAYS:
-                asyncio.run(set_delay(lm_port, delay))
-                for clients in CLIENTS:
-                    cell(delay, clients, options.seconds, lm_port, ports, servers)
-            asyncio.run(set_delay(lm_port, 0.0))
-            outcomes(ports["ratchet-sqlite"], folder)
-            rows(ports["ratchet-sqlite"], sqlite / "ratchet.db")
-            memory(ports["ratchet-sqlite"], servers["ratchet-sqlite"], options.memory)
+    results = Results("serving")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-")))
+        systems = _started(stack, folder)
+        for delay in DELAYS:
+            _wait(_set_delay(systems.lm_port, delay))
+            for clients in CLIENTS:
+                cell(results, systems, delay, clients, options)
+        _wait(_set_delay(systems.lm_port, 0.0))
+        for system in systems.ours:
+            rows(results, system)
+        outcomes(results, systems.ours[0], folder)
+        memory(results, systems.ours[0], options.memory)
+    if options.write:
+        results.write()
 
 
-def cell(
-    delay: float,
-    clients: int,
-    seconds: float,
-    lm_port: int,
-    ports: dict[str, int],
-    servers: dict[str, subprocess.Popen[str]],
-) -> None:
-    """One delay and number of clients, every system in turn, then the ratios."""
-    about = {"lm_ms": delay * 1000, "clients": clients}
-    asked = [sys.executable, "-m", "benchmarks._rivals", "bare", str(lm_port), str(clients), str(seconds)]
-    bare = json.loads(subprocess.run(asked, check=True, capture_output=True, text=True).stdout)
-    found = {"bare": bare}
-    emit(system="bare", **about, **bare)
-    for system, port in ports.items():
-        path = "/predict" if system == "fastapi" else "/v1/programs/triage/predict"
-        found[system] = measure(servers[system], port, path, clients, seconds)
-        emit(system=system, **about, **found[system])
-    for system in ("ratchet-sqlite", "ratchet-postgres"):
-        emit(
-            ratio=f"{system} / fastapi",
-            **about,
-            **{
-                key: round(found[system][key] / found["fastapi"][key], 2)
-                for key in ("requests_per_s", "p99_ms", "cpu_s_per_1000")
-            },
+def _started(stack: ExitStack, folder: Path) -> Systems:
+    lm_port = int(line(stack.enter_context(module("_mock_lm"))))
+    config = definitions(folder, lm_port)
+    bare = stack.enter_context(module("_rivals", "bare", str(lm_port)))
+    fastapi = stack.enter_context(module("_rivals", "fastapi", str(lm_port)))
+    urls = {
+        "ratchet-sqlite": f"sqlite:///{folder}/ratchet-sqlite/ratchet.db",
+        "ratchet-postgres": stack.enter_context(running(durable=True)).create(),
+    }
+    ours = []
+    for name, url in urls.items():
+        child, port = stack.enter_context(ratchet(config, folder / name, url))
+        ours.append(System(name, child, port, PREDICT, url))
+    return Systems(lm_port, bare, System("fastapi", fastapi, int(line(fastapi)), "/predict"), ours)
+
+
+def cell(results: Results, systems: Systems, delay: float, clients: int, options: argparse.Namespace) -> None:
+    """One delay and number of clients: every system in turn, round by round, then medians and ratios."""
+    # A window of at least three delays: the clients' first answers say little.
+    warm, seconds = max(0.5, 1.2 * delay), max(options.seconds, 3 * delay)
+    servers = [systems.fastapi, *systems.ours]
+    found: dict[str, list[dict[str, Any]]] = {"bare": [], **{system.name: [] for system in servers}}
+    for _ in range(options.rounds):
+        found["bare"].append(json.loads(ask(systems.bare, f"{clients} {warm} {seconds}")))
+        for system in servers:
+            found[system.name].append(measure(system, clients, warm, seconds))
+    about = {"lm_ms": round(delay * 1000), "clients": clients}
+    for name, rounds in found.items():
+        results.add("measured", **about, system=name, **middle(rounds))
+    for system in systems.ours:
+        ratios = middle(map(_ratio, found[system.name], found["fastapi"]))
+        _judge(results, f"{system.name} / fastapi", about, ratios, RATIOS.get((delay, clients), {}))
+        if goals := VALUES.get((delay, clients)):
+            values = {name: middle(found[system.name])[name] for name in ratios}
+            _judge(results, system.name, about, values, goals)
+
+
+def measure(system: System, clients: int, warm: float, seconds: float) -> dict[str, Any]:
+    """One load on one server; the processor time is that of the server's process alone."""
+    done = _wait(
+        load.run(
+            system.port,
+            system.path,
+            load.prediction_body,
+            clients=clients,
+            warm=warm,
+            seconds=seconds,
+            server=system.seen,
         )
+    )
+    return {**done.summary(), "rss_mb": _megabytes(system)}
 
 
-def measure(
-    server: subprocess.Popen[str], port: int, path: str, clients: int, seconds: float
-) -> dict[str, Any]:
-    """A load on a server, after a short one that warms it up; CPU is that of the server's process alone."""
-    asyncio.run(load.run(port, path, load.prediction_body, clients=clients, seconds=min(1.0, seconds / 4)))
-    seen = psutil.Process(server.pid)
-    before = cpu(seen)
-    done = asyncio.run(load.run(port, path, load.prediction_body, clients=clients, seconds=seconds))
-    spent = cpu(seen) - before
-    return {
-        **done.summary(),
-        "cpu_s_per_1000": round(1000 * spent / max(1, done.answered), 3),
-        "rss_mb": round(seen.memory_info().rss / 2**20),
-    }
+def _ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
+    return {name: ours[name] / max(theirs[name], 1e-9) for name in ("requests_per_s", "p99_ms", "cpu_s_per_1000")}
 
 
-def cpu(process: psutil.Process) -> float:
-    """Seconds of processor time a process has used."""
-    times = process.cpu_times()
-    return float(times.user + times.system)
+def _judge(results: Results, what: str, about: dict[str, Any], values: dict[str, float], goals: dict[str, str]) -> None:
+    results.add(
+        "compared",
+        what=what,
+        **about,
+        **values,
+        goal=", ".join(f"{name} {goal}" for name, goal in goals.items()) or None,
+        met=all(met(values[name], goal) for name, goal in goals.items()) if goals else None,
+    )
 
 
-def rows(port: int, database: Path) -> None:
+def rows(results: Results, system: System) -> None:
     """Rows found at the last answer beside answers given, without waiting for anything to drain."""
-    before = count(database)
-    done = asyncio.run(load.run(port, "/v1/programs/triage/predict", load.prediction_body, clients=32, seconds=3.0))
-    emit(check="rows at the last answer", acknowledged=done.answered, rows=count(database) - before)
-
-
-def count(database: Path) -> int:
-    """Predictions on disk, read through a connection of its own."""
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-    try:
-        return int(connection.execute("SELECT count(*) FROM predictions").fetchone()[0])
-    finally:
-        connection.close()
-
-
-def outcomes(port: int, folder: str) -> None:
-    """The acknowledgement of an outcome right after its prediction, beside single durable commits on the same disk."""
-    predicted = asyncio.run(
-        load.run(port, "/v1/programs/triage/predict", load.prediction_body, clients=1, seconds=60, most=1000, keep=True)
+    before = _count(system)
+    done = _wait(load.run(system.port, system.path, load.prediction_body, clients=32, seconds=2.0))
+    found = _count(system) - before
+    results.add(
+        "rows at the last answer",
+        system=system.name,
+        acknowledged=done.acknowledged,
+        rows=found,
+        goal="equal",
+        met=found == done.acknowledged,
     )
-    ids = [json.loads(answer)["prediction_id"] for answer in predicted.answers]
-
-    def body(number: int) -> bytes:
-        item = {"prediction_id": ids[number % len(ids)], "metric": "correct", "value": True}
-        return json.dumps({"outcomes": [item]}).encode()
-
-    reported = asyncio.run(load.run(port, "/v1/outcomes", body, clients=1, seconds=60, most=len(ids)))
-    commits = single_commits(Path(folder, "commits.db"), len(ids))
-    p99 = reported.summary()["p99_ms"]
-    emit(check="outcome after its prediction", p50_ms=reported.summary()["p50_ms"], p99_ms=p99,
-         single_commit_p50_ms=round(commits[49] * 1e3, 3), single_commit_p99_ms=round(commits[98] * 1e3, 3),
-         ratio_p99=round(p99 / (commits[98] * 1e3), 2))
 
 
-def single_commits(path: Path, number: int) -> list[float]:
-    """Percentiles, in seconds, of one-row durable commits with the settings the server uses."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE t (x TEXT)")
-    taken = []
-    for _ in range(number):
-        start = time.perf_counter()
-        connection.execute("INSERT INTO t VALUES (?)", ("x" * 300,))
-        taken.append(time.perf_counter() - start)
-    connection.close()
-    return quantiles(taken, n=100, method="inclusive")
+def _count(system: System) -> int:
+    """Predictions on disk, read beside the server."""
+    assert system.url is not None
+    with read_only(system.url) as conn:
+        return int(conn.scalar(sa.select(sa.func.count()).select_from(predictions)) or 0)
 
 
-def memory(port: int, server: subprocess.Popen[str], predictions: int) -> None:
-    """Resident memory after a tenth of the predictions and after all of them."""
-    seen, path = psutil.Process(server.pid), "/v1/programs/triage/predict"
-    asyncio.run(load.run(port, path, load.prediction_body, clients=32, seconds=600, most=predictions // 10))
-    before = seen.memory_info().rss
-    asyncio.run(load.run(port, path, load.prediction_body, clients=32, seconds=600, most=predictions))
-    after = seen.memory_info().rss
-    emit(check="memory", predictions=predictions, rss_mb_before=round(before / 2**20), rss_mb_after=round(after / 2**20),
-         growth=round(after / before - 1, 3))
-
-
-@contextmanager
-def ratchet(definitions: Path, data: Path, url: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A Ratchet server of its own on a free port."""
-    data.mkdir()
-    environment = {
-        "RATCHET_DATA": str(data), "RATCHET_DATABASE_URL": url, "RATCHET_PORT": "0", "RATCHET_LOG_LEVEL": "warning",
-    }
-    if url.startswith("postgresql"):
-        subprocess.run([command(), "migrate"], check=True, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
-    verb = "up" if url.startswith("sqlite") else "serve"
-    with process(verb, "--config", str(definitions), program=command(), environment=environment) as server:
-        yield server, served_port(data, server)
-
-
-def served_port(data: Path, server: subprocess.Popen[str]) -> int:
-    """The port of a starting server, once it answers."""
-    note = data / "server.json"
-    for _ in range(600):
-        if server.poll() is not None:
-            raise SystemExit(f"the server ended with {server.returncode}")
-        if note.exists():
-            return int(json.loads(note.read_text())["url"].rsplit(":", 1)[1])
-        time.sleep(0.1)
-    raise SystemExit("the server did not start within a minute")
-
-
-def command() -> str:
-    """The installed `ratchet` command."""
-    return str(Path(sys.executable).with_name("ratchet"))
-
-
-@contextmanager
-def process(
-    *arguments: str, program: str = sys.executable, environment: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[str]]:
-    """A child process, ended by its id when the block is left."""
-    child = subprocess.Popen(
-        [program, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+def outcomes(results: Results, system: System, folder: Path, number: int = 1000) -> None:
+    """The acknowledgement of an outcome right after its prediction, each beside one single durable commit."""
+    with SingleCommits(folder / "single.db") as commits:
+        reported, committed = _wait(_reported(system, commits, number))
+    ours, theirs = ({q: load.percentile(took, q) * 1e3 for q in (50, 99)} for took in (reported, committed))
+    ratio = ours[99] / theirs[99]
+    results.add(
+        "outcome right after its prediction",
+        system=system.name,
+        outcomes=number,
+        p50_ms=round(ours[50], 2),
+        p99_ms=round(ours[99], 2),
+        single_commit_p50_ms=round(theirs[50], 2),
+        single_commit_p99_ms=round(theirs[99], 2),
+        p99_ratio=round(ratio, 2),
+        goal="p99_ratio <= 3",
+        met=met(ratio, "<= 3"),
     )
-    try:
-        yield child
-    finally:
-        child.send_signal(signal.SIGTERM)
-        child.wait(30)
 
 
-def first_line(child: subprocess.Popen[str]) -> int:
-    """The port a child prints as its first line."""
-    assert child.stdout is not None
-    return int(child.stdout.readline())
+async def _reported(system: System, commits: SingleCommits, number: int) -> tuple[list[float], list[float]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", system.port)
+    reported, committed = [], []
+    for at in range(number):
+        _, answer = await load.exchange(reader, writer, system.path, load.prediction_body(at))
+        item = {"prediction_id": json.loads(answer)["prediction_id"], "metric": "correct", "value": True}
+        body = json.dumps({"outcomes": [item]}).encode()
+        began = time.perf_counter()
+        _, answer = await load.exchange(reader, writer, "/v1/outcomes", body)
+        reported.append(time.perf_counter() - began)
+        assert json.loads(answer)["results"][0]["status"] == "accepted", answer
+        committed.append(commits.commit())
+    writer.close()
+    return reported, committed
 
 
-async def set_delay(port: int, delay: float) -> None:
+def memory(results: Results, system: System, number: int) -> None:
+    """Resident memory before and after many predictions; many have been made before."""
+    before = _megabytes(system)
+    done = _wait(load.run(system.port, system.path, load.prediction_body, clients=32, seconds=3600, most=number))
+    after = _megabytes(system)
+    results.add(
+        "memory",
+        system=system.name,
+        predictions=done.acknowledged,
+        rss_mb_before=before,
+        rss_mb_after=after,
+        growth=round(after / before - 1, 3),
+        goal="growth <= 0.1",
+        met=met(after / before - 1, "<= 0.1"),
+    )
+
+
+def _megabytes(system: System) -> int:
+    return round(system.seen.memory_info().rss / 2**20)
+
+
+def _wait(work: Coroutine[Any, Any, T]) -> T:
+    return uvloop.run(work)
+
+
+async def _set_delay(port: int, delay: float) -> None:
     """Let the mock answer after so many seconds."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     await load.exchange(reader, writer, f"/delay/{delay}", b"{}")
     writer.close()
-
-
-def emit(**values: Any) -> None:
-    """Print one result."""
-    print(json.dumps(values), flush=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     """One program's traffic rule in force: an *epoch*. Every change of a split is a new one, numbered from 1.
 
     `split` is empty when the champion serves everything. While an experiment is `paused`, or has had its full number of
-    units (`full`), the champion serves everything and nothing counts, but the split is kept for the resume.
+    units (`full`), the champion serves everything and nothing counts, but the split is kept for the resume. `holdback`
+    is the split between a promoted variant, by then the champion, and the former one.
     """
 
     program: str
@@ -37,21 +38,51 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     experiment_id: str | None = None
     split: dict[str, float] = {}
     randomize: Literal["unit", "request"] = "unit"
-    state: Literal["open", "paused", "full"] = "open"
+    state: Literal["open", "paused", "full", "holdback"] = "open"
     reason: str
     created_at: int
 
     @property
     def live(self) -> bool:
         """Whether predictions are being assigned by the split right now."""
-        return self.experiment_id is not None and self.state == "open"
+        return self.experiment_id is not None and self.state in ("open", "holdback")
+
+    @property
+    def running(self) -> str | None:
+        """The experiment that runs or is paused; None during a holdback, whose experiment is concluded."""
+        return None if self.state == "holdback" else self.experiment_id
+
+    @property
+    def salt(self) -> str:
+        """What units are drawn with: the experiment's id, and for a holdback the id of its own evidence.
+
+        A holdback tosses anew. The coins of the experiment are known by then, and so is what came of them; whom they
+        gave to the former champion is no fresh evidence about it.
+        """
+        identity = self.experiment_id or ""
+        return holdback_id(identity, self.epoch) if self.state == "holdback" else identity
+
+
+def holdback_id(experiment_id: str, epoch: int) -> str:
+    """Under which the evidence of a holdback is kept: its experiment and the epoch from which its predictions count."""
+    return f"{experiment_id}@{epoch}"
+
+
+def predictions_of(evidence_id: str) -> tuple[str, int]:
+    """The experiment whose predictions make up this evidence, and the first epoch of which they do.
+
+    >>> predictions_of(holdback_id("e1", 17)), predictions_of("e1")
+    (('e1', 17), ('e1', 0))
+    """
+    experiment_id, _, epoch = evidence_id.partition("@")
+    return experiment_id, int(epoch or 0)
 
 
 def route(routing: Routing, unit: str) -> Assignment:
     """The assignment of `unit` (the prediction itself under `randomize: request`) by the rule in force."""
     if not routing.live or routing.experiment_id is None:
         return Assignment(routing.champion, 1.0, None)
-    variant = draw(routing.experiment_id, unit, routing.split)
+    variant = draw(routing.salt, unit, routing.split)
     return Assignment(variant, routing.split[variant], routing.experiment_id)
 
 

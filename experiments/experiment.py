@@ -19,13 +19,30 @@ Verdict = Literal["promote", "rollback", "futile", "inconclusive", "invalid", "s
 By = Literal["engine", "operator", "holdback"]
 
 
+class Holdback(msgspec.Struct, frozen=True, kw_only=True):
+    """The watch over a promotion: the `former` champion keeps a share beside the `promoted` variant, for a while.
+
+    It began `since` (µs) with routing `epoch`. `state`: it is running; the former champion's planned units have matured
+    without proof of harm (passed); harm was proven and the promotion taken back (rolled_back); something else came
+    between, such as the next experiment (ended). `ended_at` is None while it runs.
+    """
+
+    former: str
+    promoted: str
+    epoch: int
+    since: int
+    state: Literal["running", "passed", "rolled_back", "ended"] = "running"
+    ended_at: int | None = None
+
+
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     """One experiment as it stands.
 
     `challengers` are variant names beside the `champion` they are weighed against. `metrics` holds the goal's and the
     guardrails' definitions as they were at creation. `split` is the opening one (variant to share). `level` is the
     e-LOND level of its promotion, fixed at start (None before, and for A/A). `deadline` is how long a prediction of
-    this program may take. `version` counts changes, for compare-and-set. Times in µs.
+    this program may take. `holdback` is there once a promotion was put under watch. `version` counts changes, for
+    compare-and-set. Times in µs.
     """
 
     experiment_id: str
@@ -49,6 +66,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     started_at: int | None = None
     concluded_at: int | None = None
+    holdback: Holdback | None = None
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -61,8 +79,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     `tick` numbers the decisions of an experiment from 1 (the unique key that makes two schedulers harmless). `blocks`
     and `registered` are how many blocks of assignment time had been folded and counted, `horizon` the time up to which
-    facts were complete: together they let `ratchet replay` find exactly the rows this decision saw. `evidence` is the
-    report as it was then.
+    facts were complete: together they let `ratchet replay` find exactly the rows this decision saw; `watched` is the
+    same pair of the experiment's holdback. `evidence` is the report as it was then.
     """
 
     decision_id: str
@@ -77,5 +95,6 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     split_after: dict[str, float]
     blocks: int
     registered: int
+    watched: tuple[int, int] = (0, 0)
     horizon: int
     created_at: int

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from experiments import holdback
 from experiments.decision import (
     BALANCE,
     FUTILITY,
@@ -81,6 +82,15 @@ class Check(msgspec.Struct, frozen=True):
     violated: bool
 
 
+class HoldbackReport(msgspec.Struct, frozen=True):
+    """The watch over a promotion: the former champion's `share`, its units that matured, the evidence of harm."""
+
+    share: float
+    units: int
+    log_e_harm: float | None
+    state: Literal["running", "passed", "rolled_back", "ended"]
+
+
 class Range(msgspec.Struct, frozen=True):
     """How many more units are likely to be needed, as a range: a point would promise too much."""
 
@@ -105,12 +115,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     comparisons: tuple[ComparisonReport, ...]
     srm: Check
     arrival: Check
-    holdback: None
+    holdback: HoldbackReport | None
     units_expected: Range | None
     computed_at: int
 
 
-def report(
+def report(  # noqa: PLR0913 -- what a report is made of, each by its name
     experiment: Experiment,
     evidence: Evidence,
     ruling: Ruling,
@@ -120,8 +130,12 @@ def report(
     epoch: int,
     wealth: float | None,
     now: int,
+    watch: Evidence | None = None,
 ) -> Report:
-    """The report of an experiment at the horizon `now`; `ruling` is what `decide` says of the same evidence."""
+    """The report of an experiment at the horizon `now`; `ruling` is what `decide` says of the same evidence.
+
+    `watch` is the evidence of its holdback, where it has one.
+    """
     concluded = ruling if isinstance(ruling, Conclude) else None
     return Report(
         experiment_id=experiment.experiment_id,
@@ -138,9 +152,20 @@ def report(
         comparisons=tuple(_comparison(experiment, comparison) for comparison in evidence.comparisons),
         srm=_check(evidence.balance.log_e()),
         arrival=_check(evidence.arrival.log_e()),
-        holdback=None,
+        holdback=_holdback(experiment, watch),
         units_expected=_units_expected(experiment, evidence) if experiment.state != "concluded" else None,
         computed_at=now,
+    )
+
+
+def _holdback(experiment: Experiment, watch: Evidence | None) -> HoldbackReport | None:
+    if experiment.holdback is None or watch is None:
+        return None
+    return HoldbackReport(
+        share=experiment.settings.holdback,
+        units=watch.matured((experiment.holdback.former,)),
+        log_e_harm=holdback.log_e_harm(watch),
+        state=experiment.holdback.state,
     )
 
 

@@ -22,10 +22,10 @@ from learning.running import Runner
 from monitoring.metrics import Metrics
 from server import clock, jobs, logs, openapi
 from server.auth import Keyring, check_bind
+from server.definitions.applying import following
+from server.definitions.places import importable_beside
 from server.errors import HANDLERS
 from server.parameters import refuse_unknown
-from server.places import importable_beside
-from server.programs import following
 from server.ratchet import Ratchet
 from server.routes import definitions, experiments, health, keys, operations, outcomes, predict, programs, variants
 from server.settings import Settings

@@ -11,7 +11,8 @@ from experiments.quantities import SECOND
 from server.ratchet import Ratchet
 from server.store.idempotency import purge_keys
 from server.store.upkeep import claim_tick, finish_tick
-from server.ticking import tick
+from server.trials.ticking import tick
+from server.trials.watching import watch
 
 SWEEP_EVERY = 600 * SECOND
 
@@ -23,7 +24,11 @@ def start(ratchet: Ratchet) -> AsyncIOScheduler:
     scheduler = AsyncIOScheduler(
         timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 3600}
     )
-    jobs: dict[str, tuple[Job, int]] = {"decide": (tick, ratchet.settings.tick), "sweep": (_sweep, SWEEP_EVERY)}
+    jobs: dict[str, tuple[Job, int]] = {
+        "decide": (tick, ratchet.settings.tick),
+        "watch": (watch, ratchet.settings.tick),
+        "sweep": (_sweep, SWEEP_EVERY),
+    }
     for name, (job, every) in jobs.items():
         scheduler.add_job(
             partial(run_due, ratchet, name, job, every), IntervalTrigger(seconds=every / SECOND), id=name, name=name

@@ -10,7 +10,7 @@ import httpx
 from learning.running import Runner
 from server import clock
 from server.app import create_app
-from server.programs import apply
+from server.definitions.applying import apply
 from server.ratchet import Ratchet
 from server.settings import Settings
 from tests.scripted_lm import Script, ScriptedLm, chat

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import psycopg
 
 from server.store.store import migrate_at
@@ -69,6 +70,19 @@ class Postgres:
     def start(self) -> None:
         """Start, with the data as it was."""
         self._run("pg_ctl", "start", "-w", "-l", str(self._data / "log"))
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Neither answering nor refusing, as behind a network that has gone silent."""
+        root = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))
+        processes = [root, *root.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         return psycopg.connect(host=str(self._sockets), user="postgres", dbname="postgres", autocommit=True)

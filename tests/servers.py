@@ -122,9 +122,7 @@ def _become(arguments: list[str], environment: Mapping[str, str], log: str) -> N
     ratchet(arguments, prog_name="ratchet")
 
 
-def command(
-    *arguments: str, environment: Mapping[str, str], seconds: float = 60
-) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, environment: Mapping[str, str], seconds: float = 60) -> subprocess.CompletedProcess[str]:
     """What the command itself says, run to its end within so many seconds."""
     return subprocess.run(
         [_RATCHET, *arguments], env=dict(environment), check=False, capture_output=True, text=True, timeout=seconds

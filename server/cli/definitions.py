@@ -11,7 +11,7 @@ from rich.text import Text
 from experiments.errors import Invalid
 from server.cli.client import Server
 from server.cli.output import Refused, as_json, show, table
-from server.places import importable_beside, read_file
+from server.definitions.places import importable_beside, read_file
 
 _FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path), required=False)
 _DEFAULT = "ratchet.yaml"
@@ -23,7 +23,7 @@ _DEFAULT = "ratchet.yaml"
 @as_json
 def check(file: Path | None, schema: bool, as_json: bool) -> None:
     """Check a definitions FILE (./ratchet.yaml, or RATCHET_CONFIG) and list every error; nothing is changed."""
-    from server.definitions import json_schema, read
+    from server.definitions.reading import json_schema, read
 
     if schema:
         show(json_schema(), as_json=True, human=lambda _: None)

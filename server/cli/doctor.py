@@ -17,7 +17,7 @@ from experiments.errors import Conflict, Invalid, RatchetError
 from server import presence
 from server.cli.client import Server
 from server.cli.output import Refused, as_json, show, table
-from server.places import importable_beside, read_file
+from server.definitions.places import importable_beside, read_file
 from server.settings import Settings, from_env, unknown
 
 _OLDEST_PYTHON = (3, 11)
@@ -91,7 +91,9 @@ def _database(settings: Settings) -> Iterator[Check]:
     database.close()
     if database.sqlite:
         cure = "; ".join(database.warnings) or None
-        yield Check("sqlite", "warning" if cure else "ok", "the library of this Python", cure)
+        library = database.writer.dialect.loaded_dbapi
+        found = f"SQLite {library.sqlite_version}, by {library.__name__}"
+        yield Check("sqlite", "warning" if cure else "ok", found, cure)
     if database.path and not database.path.exists():
         yield Check("database", "ok", f"none yet at {database.path}; `ratchet up` makes one")
         return
@@ -111,7 +113,7 @@ def _database(settings: Settings) -> Iterator[Check]:
 def _definitions(settings: Settings) -> Iterator[Check]:
     """The file that is named, and the language models of the programs in force."""
     from learning.lms import check_lm
-    from server.definitions import read
+    from server.definitions.reading import read
     from server.store import read_only
     from server.store.definitions import stored_programs
 

@@ -98,8 +98,8 @@ def replay(experiment_id: str, as_json: bool) -> None:
     """Derive every decision of EXPERIMENT again from the raw rows, and compare: exit code 0 when all agree, else 1."""
     import msgspec
 
-    from server.replay import replay as derive
     from server.store import read_only
+    from server.trials.replay import replay as derive
 
     with read_only(from_env(os.environ).database_url) as conn:
         result = derive(conn, experiment_id)

@@ -9,12 +9,12 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
 from experiments.errors import Conflict, Stale
-from server import programs
 from server.auth import actor
 from server.bodies import Strict
+from server.definitions import applying
+from server.definitions.applying import Applied
 from server.openapi import operation
 from server.parameters import ETAG, IfMatch, tagged, version, version_tag
-from server.programs import Applied
 from server.ratchet import Ratchet
 from server.store.definitions import latest_definitions
 from server.wire.definitions import DefinitionsChange, DefinitionsChanges, DefinitionsFile, NewDefinitions
@@ -44,7 +44,7 @@ async def read_definitions(ratchet: NamedDependency[Ratchet]) -> Response[Defini
 )
 async def compare_definitions(data: JSONBody[NewDefinitions], ratchet: NamedDependency[Ratchet]) -> DefinitionsChanges:
     """What applying these definitions would change, key by key, with the consequence of each. Nothing is changed."""
-    return _changes(await programs.difference(ratchet, data.source, data.filename))
+    return _changes(await applying.difference(ratchet, data.source, data.filename))
 
 
 @put(
@@ -62,7 +62,7 @@ async def apply_definitions(
     if_match: IfMatch = None,
 ) -> Response[DefinitionsChanges]:
     """Put these definitions in force as a whole, or say everything that is wrong with them and change nothing."""
-    applied = await programs.apply(ratchet, data.source, data.filename, actor(request), version=version(if_match))
+    applied = await applying.apply(ratchet, data.source, data.filename, actor(request), version=version(if_match))
     return tagged(_changes(applied), version_tag(applied.version))
 
 

@@ -13,13 +13,13 @@ from litestar.params import BodyKwarg, JSONBody, QueryParameter
 from experiments.errors import Conflict, Invalid, NotFound, Stale, TooLarge, Unavailable, nearest
 from experiments.experiment import Experiment, State
 from experiments.life import Action, NewExperiment
-from server import trials
 from server.auth import actor
 from server.bodies import Strict
 from server.openapi import operation
 from server.parameters import ETAG, Cursor, IfMatch, Limit, PathName, tagged, version, version_tag
 from server.ratchet import Ratchet
 from server.store import experiments as store
+from server.trials import lifecycle
 from server.wire import experiments as wire
 from server.wire import reports
 
@@ -76,7 +76,7 @@ async def create_experiment(
     data: Annotated[NewExperiment, BodyKwarg(media_type=RequestEncodingType.JSON, examples=EXAMPLES)],
 ) -> Response[wire.Experiment]:
     """Draft an experiment; `start` begins it. What is left out comes from the program's definition."""
-    found = await trials.create(ratchet, data)
+    found = await lifecycle.create(ratchet, data)
     answer = _tagged(ratchet, found, status=201)
     answer.headers["Location"] = f"/v1/experiments/{found.experiment_id}"
     return answer
@@ -106,7 +106,7 @@ async def reshare_experiment(
     if_match: IfMatch = None,
 ) -> Response[wire.Experiment]:
     """Change the split by hand: a new epoch. It turns a ramp off and moves no unit that can stay where it is."""
-    found = await trials.reshare(
+    found = await lifecycle.reshare(
         ratchet,
         experiment_id,
         data.split,
@@ -120,13 +120,13 @@ async def reshare_experiment(
 @get("/v1/experiments/{experiment_id:str}/report", tags=["experiments"], **operation("read", NotFound))
 async def get_report(ratchet: NamedDependency[Ratchet], experiment_id: PathName) -> reports.Report:
     """Where an experiment stands now: arms, comparisons, validity, level, and the recommended action."""
-    return reports.report(await trials.report(ratchet, experiment_id))
+    return reports.report(await lifecycle.report(ratchet, experiment_id))
 
 
 @get("/v1/experiments/{experiment_id:str}/series", tags=["experiments"], **operation("read", NotFound))
 async def get_series(ratchet: NamedDependency[Ratchet], experiment_id: PathName) -> reports.Series:
     """What the report plots over time, oldest first."""
-    return reports.series(await trials.series(ratchet, experiment_id))
+    return reports.series(await lifecycle.series(ratchet, experiment_id))
 
 
 @get("/v1/experiments/{experiment_id:str}/decisions", tags=["experiments"], **operation("read", NotFound))
@@ -158,7 +158,7 @@ def _act(action: Action, said: str) -> HTTPRouteHandler:
         data: JSONBody[wire.Act],
         if_match: IfMatch = None,
     ) -> Response[wire.Experiment]:
-        found = await trials.act(
+        found = await lifecycle.act(
             ratchet,
             experiment_id,
             action,

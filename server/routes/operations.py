@@ -8,12 +8,12 @@ from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
-from server import trials
 from server.auth import actor
 from server.bodies import Strict
 from server.openapi import operation
 from server.ratchet import Ratchet
 from server.store.upkeep import last_finished
+from server.trials import lifecycle
 from server.wire import operations as wire
 from server.wire.scalars import moment
 
@@ -36,7 +36,7 @@ async def freeze(
     ratchet: NamedDependency[Ratchet], request: Request[Any, Any, Any], data: JSONBody[wire.Because]
 ) -> wire.Status:
     """Stop every automatic act: no ramp step, promotion or rollback until `unfreeze`. Serving and evidence go on."""
-    await trials.freeze(ratchet, data.reason, actor(request))
+    await lifecycle.freeze(ratchet, data.reason, actor(request))
     return await _status(ratchet)
 
 
@@ -52,13 +52,13 @@ async def unfreeze(
     ratchet: NamedDependency[Ratchet], request: Request[Any, Any, Any], data: JSONBody[wire.Because]
 ) -> wire.Status:
     """Let automatic acts happen again, from the next tick on."""
-    await trials.unfreeze(ratchet, data.reason, actor(request))
+    await lifecycle.unfreeze(ratchet, data.reason, actor(request))
     return await _status(ratchet)
 
 
 async def _status(ratchet: Ratchet) -> wire.Status:
     finished = await ratchet.store.read(last_finished)
-    frozen = await trials.freeze_in_force(ratchet)
+    frozen = await lifecycle.freeze_in_force(ratchet)
     return wire.Status(
         version=installed("ratchet-server"),
         database=ratchet.settings.database,
@@ -75,7 +75,7 @@ def _served(ratchet: Ratchet) -> list[wire.ProgramStatus]:
         wire.ProgramStatus(
             name=program.name,
             champion=program.routing.champion,
-            experiment_id=program.routing.experiment_id,
+            experiment_id=program.routing.running,
             split=program.routing.split if program.routing.live else {program.routing.champion: 1.0},
             problem=None,
         )

@@ -8,10 +8,10 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
 from experiments.errors import Busy, Invalid, TooLarge
-from server import outcomes
-from server.items import EachAlone
 from server.openapi import operation
 from server.ratchet import Ratchet
+from server.serving import outcomes
+from server.serving.items import EachAlone
 from server.wire.serving import OutcomeItem, OutcomesAnswer, OutcomesRequest
 
 

@@ -9,13 +9,13 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import HeaderParameter, JSONBody
 
 from experiments.errors import Busy, Conflict, Invalid, KeyReused, LmFailed, LmTimeout, NotFound, TooLarge
-from server import serving
 from server.auth import require
 from server.bodies import Strict
-from server.items import EachAlone
 from server.openapi import operation
 from server.parameters import PathName
 from server.ratchet import Ratchet
+from server.serving import predictions
+from server.serving.items import EachAlone
 from server.wire.serving import BatchAnswer, BatchRequest, PredictAnswer, PredictRequest
 
 HttpRequest = Request[object, object, State]
@@ -52,7 +52,7 @@ async def predict(
     """
     if data.variant is not None:
         require(request, "operate")
-    return await serving.predict_once(ratchet, program, data, idempotency_key)
+    return await predictions.predict_once(ratchet, program, data, idempotency_key)
 
 
 @post(
@@ -74,7 +74,7 @@ async def predict_batch(
     items = cast("list[PredictRequest | Invalid]", data.items)  # what `EachAlone` puts into the list
     if any(isinstance(item, PredictRequest) and item.variant is not None for item in items):
         require(request, "operate")
-    return await serving.predict_batch(ratchet, program, items, idempotency_key)
+    return await predictions.predict_batch(ratchet, program, items, idempotency_key)
 
 
 HANDLERS: list[HTTPRouteHandler] = [predict, predict_batch]

@@ -1,7 +1,8 @@
 """What a decision tick reads and keeps: the units of each block of assignment time, and the evidence folded so far.
 
 Everything is read by time of assignment and cut at a stated moment, never "since the last id", so that a replay finds
-exactly the rows a decision saw. Spans are [start, end) in µs.
+exactly the rows a decision saw. Spans are [start, end) in µs. What is called `experiment_id` here may also be the id
+of a holdback's evidence (`experiments.assignment: holdback_id`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 import sqlalchemy as sa
 
+from experiments.assignment import predictions_of
 from experiments.errors import Stale
 from experiments.facts import ArmCounts, Entrant, Exposure
 from server.store.rows import decode, encode, insert, insert_new
@@ -137,14 +139,16 @@ def _counted_by_request(experiment_id: str, start: int, end: int) -> sa.Select[A
 
 def _counted_by_unit(experiment_id: str, number: int, cut: int, window: int, per_unit: int) -> sa.Select[Any]:
     p, e = predictions.c, entrants.c
+    owner, first = predictions_of(experiment_id)
     turn = sa.func.row_number().over(partition_by=p.unit_hash, order_by=(p.created_at, p.prediction_id))
     all_of_them = (
         sa.select(*_EXPOSED, e.unit_hash, e.variant.label("arm"), e.epoch, e.entered_at, turn.label("turn"))
-        .join(predictions, (p.experiment_id == e.experiment_id) & (p.unit_hash == e.unit_hash))
+        .join(predictions, (p.experiment_id == owner) & (p.unit_hash == e.unit_hash))
         .where(
             e.experiment_id == experiment_id,
             e.block == number,
             p.assigned_variant == e.variant,
+            p.epoch >= first,
             p.created_at >= e.entered_at,
             p.created_at < e.entered_at + window,
             p.created_at < cut,
@@ -181,13 +185,26 @@ _EXPOSED: Sequence[sa.ColumnElement[Any]] = (
 
 def _assigned(experiment_id: str, start: int, end: int) -> tuple[sa.ColumnElement[bool], ...]:
     p = predictions.c
-    return p.experiment_id == experiment_id, p.created_at >= start, p.created_at < end
+    owner, first = predictions_of(experiment_id)
+    # The epoch only where it tells something apart: it is no part of the index on experiment and time.
+    since = (p.epoch >= first,) if first else ()
+    return p.experiment_id == owner, p.created_at >= start, p.created_at < end, *since
 
 
 def arm_counts(
-    conn: sa.Connection, experiment_id: str, metric: str, sources: Sequence[str], *, cut: int, window: int
+    conn: sa.Connection,
+    experiment_id: str,
+    metric: str,
+    sources: Sequence[str],
+    *,
+    cut: int,
+    window: int,
+    until: int | None = None,
 ) -> dict[str, ArmCounts]:
-    """Predictions by arm and by what became of their outcome of `metric` from any of `sources`, as of `cut` (µs)."""
+    """Predictions by arm and by what became of their outcome of `metric` from any of `sources`, as of `cut` (µs).
+
+    Those assigned from `until` on, where given, are not the experiment's own but its holdback's.
+    """
     p, o = predictions.c, outcomes.c
     reported = sa.exists().where(
         o.prediction_id == p.prediction_id, o.metric == metric, o.source.in_(sources), o.received_at < cut
@@ -199,7 +216,7 @@ def arm_counts(
             reported.where(~o.late).label("arrived"),
             reported.where(o.late).label("late"),
         )
-        .where(*_assigned(experiment_id, 0, cut))
+        .where(*_assigned(experiment_id, 0, cut if until is None else min(cut, until)))
         .subquery()
     )
     e = each.c

@@ -5,7 +5,7 @@ The newest row of a program is in force. A change is the insert of the next epoc
 
 import sqlalchemy as sa
 
-from experiments.assignment import Routing
+from experiments.assignment import Routing, predictions_of
 from experiments.errors import Stale
 from server.store.rows import decode, encode, insert_new
 from server.store.tables import definitions, routings
@@ -42,8 +42,10 @@ def routing_in_force(conn: sa.Connection, program: str) -> Routing | None:
 
 
 def routings_of(conn: sa.Connection, experiment_id: str) -> list[Routing]:
-    """Every routing an experiment had part in, in order of epoch."""
-    query = sa.select(routings.c.body).where(routings.c.experiment_id == experiment_id).order_by(routings.c.epoch)
+    """Every routing an experiment (or holdback, by the id of its evidence) had part in, in order of epoch."""
+    owner, first = predictions_of(experiment_id)
+    here = (routings.c.experiment_id == owner) & (routings.c.epoch >= first)
+    query = sa.select(routings.c.body).where(here).order_by(routings.c.epoch)
     return [decode(body, Routing) for body in conn.scalars(query)]
 
 

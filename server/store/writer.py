@@ -60,14 +60,12 @@ class _Uncertain(Exception):
 
 
 class Writer:
-    """See the module. `submit` may be called from any thread.
-
-    `trouble` says what is wrong while the database is known to be out of use, and is None while it is not.
-    """
+    """See the module. `submit` may be called from any thread."""
 
     def __init__(self, engine: sa.Engine, observe: Observer | None) -> None:
-        self.trouble: str | None = None
         self.last_commit_seconds = 0.0
+        self._trouble: str | None = None
+        self._asked: float | None = None
         self._engine = engine
         self._observe = observe
         self._connection: sa.Connection | None = None
@@ -78,6 +76,14 @@ class Writer:
         self._crowded = False
         self._thread = threading.Thread(target=self._run, name="ratchet-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong while the database is known to be out of use, or has been silent for longer than `PATIENCE`."""
+        silent = 0.0 if (asked := self._asked) is None else time.monotonic() - asked
+        if self._trouble is None and silent > PATIENCE:
+            return f"the database cannot be used: it has not answered for {silent:.0f} s"
+        return self._trouble
 
     @property
     def queued(self) -> int:
@@ -102,10 +108,12 @@ class Writer:
 
     def _run(self) -> None:
         while (group := self._gather()) is not None:
+            self._asked = time.monotonic()
             if group:
                 _settle(zip(group, self._commit(group), strict=True))
             else:
                 self._probe()
+            self._asked = None
         self._disconnect()
 
     def _gather(self) -> list[Ticket] | None:
@@ -117,7 +125,7 @@ class Writer:
                 return None if self._closing else []
         self._linger()
         # While the database is down all must be told in one go.
-        size = min(len(self._queue), LARGEST) if self.trouble is None else len(self._queue)
+        size = min(len(self._queue), LARGEST) if self._trouble is None else len(self._queue)
         group = [self._queue.popleft() for _ in range(size)]
         self._crowded = size > 1
         return group
@@ -166,7 +174,7 @@ class Writer:
         return answers
 
     def _committed(self, rows: int, seconds: float) -> None:
-        self.trouble = None
+        self._trouble = None
         self.last_commit_seconds = seconds
         self._typical += (seconds - self._typical) / 16
         if self._observe is not None:
@@ -175,12 +183,12 @@ class Writer:
 
     def _probe(self) -> None:
         """Look whether the database is there; once it was lost, whether it takes a write."""
-        statement = _READABLE if self.trouble is None else _WRITABLE
+        statement = _READABLE if self._trouble is None else _WRITABLE
         try:
             conn = self._connect()
             conn.exec_driver_sql(statement)
             conn.commit()
-            self.trouble = None
+            self._trouble = None
         except Exception as error:  # noqa: BLE001 -- told to those who come with rows
             self._lost(translated(error))
 
@@ -190,7 +198,7 @@ class Writer:
         return self._connection
 
     def _lost(self, failure: Exception) -> None:
-        self.trouble = str(failure)
+        self._trouble = str(failure)
         if self._connection is not None:
             with suppress(Exception):
                 self._connection.invalidate()

@@ -123,7 +123,7 @@ def program(
         inputs=_fields(blueprint.input_fields),
         outputs=_fields(blueprint.output_fields),
         champion=routing.champion,
-        experiment_id=routing.experiment_id,
+        experiment_id=routing.running,
         split=routing.split if routing.live else {routing.champion: 1.0},
         epoch=routing.epoch,
         metrics=definition.metrics,

@@ -69,7 +69,8 @@ class Series(msgspec.Struct, frozen=True):
 def report(found: DomainReport) -> Report:
     """A report with its time as one."""
     fields = msgspec.structs.asdict(found)
-    return Report(**{**fields, "computed_at": moment(found.computed_at)})
+    holdback = None if found.holdback is None else Holdback(**msgspec.structs.asdict(found.holdback))
+    return Report(**{**fields, "holdback": holdback, "computed_at": moment(found.computed_at)})
 
 
 def series(found: list[DomainPoint]) -> Series:

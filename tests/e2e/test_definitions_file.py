@@ -47,7 +47,7 @@ def test_a_broken_file_leaves_the_last_good_one_in_force_and_is_told(file: Path,
         until(lambda: "ratchet_config_last_reload_successful 0.0" in http.get("/metrics").text)
         found = definitions_check(http)
         assert found["status"] == "failing"
-        assert "ratchet.yaml:9:23" in found["detail"]
+        assert "ratchet.yaml:10:22" in found["detail"]
         assert "boolean" in found["detail"]
         assert predict(http, "triage", {"ticket": "a refund"}) == 200
         assert predict(http, "echo", {"text": "hello"}) == 404
@@ -74,7 +74,9 @@ def test_a_server_starts_with_the_last_good_definitions_although_the_file_is_bro
 
 def test_a_new_server_does_not_start_with_a_broken_file(file: Path, tmp_path: Path) -> None:
     file.write_text(BROKEN)
-    done = command("up", "--config", str(file), environment={"RATCHET_DATA": str(tmp_path / "new"), "RATCHET_PORT": "0"})
+    done = command(
+        "up", "--config", str(file), environment={"RATCHET_DATA": str(tmp_path / "new"), "RATCHET_PORT": "0"}
+    )
     assert done.returncode == 1
-    assert "ratchet.yaml:9:23" in done.stderr
+    assert "ratchet.yaml:10:22" in done.stderr
     assert "Traceback" not in done.stderr

@@ -144,7 +144,7 @@ def paused(server: RunningServer, identity: str, desk: Desk) -> list[str]:
     assert {(answer["variant"], answer["experiment_id"], answer["propensity"]) for answer in during} == {
         ("base", None, 1.0)
     }
-    return dict(enumerate(before.values()))  # type: ignore[arg-type]
+    return before
 
 
 def resumed(server: RunningServer, identity: str, desk: Desk, before: list[str]) -> None:
@@ -186,7 +186,7 @@ def test_while_frozen_nothing_acts_by_itself(server: RunningServer) -> None:
 
         def proven() -> bool:
             report = get(server, f"/v1/experiments/{identity}/report")
-            return report["recommended_action"] == "promote better"
+            return bool(report["recommended_action"] == "promote better")
 
         until(proven)
         assert get(server, f"/v1/experiments/{identity}")["state"] == "running"

@@ -1,4 +1,4 @@
-"""kill -9 under load: whatever was acknowledged is there, once; what was not may be tried again and is there once too."""
+"""kill -9 under load: what was acknowledged is there, once; what was not may be tried again and is there once too."""
 
 import asyncio
 import json

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import httpx
 import pytest
@@ -52,7 +53,7 @@ class Load:
                     self.refusals.append(answer)
                     time.sleep(0.02)
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -64,11 +65,13 @@ class Load:
 
 
 def predict(http: httpx.Client) -> httpx.Response:
-    return http.post("/v1/programs/triage/predict", json={"input": {"ticket": "It crashed"}, "metadata": {"x": "x" * 500}})
+    body = {"input": {"ticket": "It crashed"}, "metadata": {"padding": "x" * 500}}
+    return http.post("/v1/programs/triage/predict", json=body)
 
 
 def report(http: httpx.Client, prediction: str) -> httpx.Response:
-    return http.post("/v1/outcomes", json={"outcomes": [{"prediction_id": prediction, "metric": "solved", "value": True}]})
+    said = {"prediction_id": prediction, "metric": "solved", "value": True}
+    return http.post("/v1/outcomes", json={"outcomes": [said]})
 
 
 def until(holds: Callable[[], bool], seconds: float = 40) -> None:
@@ -116,6 +119,28 @@ def test_postgresql_stops_and_starts_again_under_load(tmp_path: Path, postgres: 
                 until(lambda: len(load.outcomes) > recovered + 100)
             assert server.stop() == 0
     check_refusals(load.refusals)
+    compare(postgres_url, load)
+
+
+def test_while_postgresql_hangs_no_model_is_called(tmp_path: Path, postgres: Postgres, postgres_url: str) -> None:
+    with providing() as provider:
+        definitions = tmp_path / "ratchet.yaml"
+        definitions.write_text(DEFINITIONS.format(url=provider.url))
+        at = {"RATCHET_DATABASE_URL": postgres_url}
+        with RunningServer(tmp_path / "data", verb="serve", config=definitions, environment=at) as server:
+            with server.client() as http, Load(server.url) as load:
+                until(lambda: len(load.outcomes) > 20)
+                with postgres.hanging():
+                    time.sleep(6)
+                    spent = provider.calls["champion"]
+                    refused = predict(http)
+                    assert provider.calls["champion"] == spent
+                until(lambda: not unready(http))
+                recovered = len(load.outcomes)
+                until(lambda: len(load.outcomes) > recovered + 20)
+            assert server.stop() == 0
+    check_refusals([refused])
+    assert "has not answered" in refused.json()["detail"]
     compare(postgres_url, load)
 
 

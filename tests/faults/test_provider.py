@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -117,7 +116,9 @@ def errors(http: httpx.Client) -> dict[str, int]:
     return {"challenger": 0, "base": 0} | {row["variant"]: row["errors"] for row in shown}
 
 
-@pytest.mark.parametrize(("fault", "status", "kind"), [(refusing(500), 502, "lm-failed"), (answering(after=5), 504, "lm-timeout")])
+@pytest.mark.parametrize(
+    ("fault", "status", "kind"), [(refusing(500), 502, "lm-failed"), (answering(after=5), 504, "lm-timeout")]
+)
 def test_when_nobody_answers_the_problem_names_the_recorded_prediction(
     http: httpx.Client, provider: Provider, fault: Fault, status: int, kind: str
 ) -> None:
@@ -128,7 +129,8 @@ def test_when_nobody_answers_the_problem_names_the_recorded_prediction(
     assert answer.headers["content-type"] == "application/problem+json"
     stored = recorded(http, lambda found: found["prediction_id"] == problem["prediction_id"])
     assert (stored["variant"], stored["output"]) == (None, None)
-    told = post(http, "/v1/outcomes", {"outcomes": [{"prediction_id": problem["prediction_id"], "label": {"category": "bug"}}]})
+    outcome = {"prediction_id": problem["prediction_id"], "label": {"category": "bug"}}
+    told = post(http, "/v1/outcomes", {"outcomes": [outcome]})
     assert told["results"][0]["status"] == "accepted"
 
 

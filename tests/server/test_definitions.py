@@ -7,9 +7,9 @@ import pytest
 
 from experiments.errors import Invalid
 from learning.definitions import LmSettings, ProgramDefinition
-from server.changes import Change, changes
-from server.definitions import json_schema, read
-from server.places import read_file
+from server.definitions.changes import Change, changes
+from server.definitions.places import read_file
+from server.definitions.reading import json_schema, read
 
 HEAD = """programs:
   triage:

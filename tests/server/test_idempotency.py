@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from dspy.lm15 import ServerError
 
-from server.idempotency import GRACE, hold
+from server.serving.idempotency import GRACE, hold
 from server.store.facts import prediction_page
 from server.wire.serving import PredictRequest
 from tests.application import DEFINITIONS, Application, Clock, application

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from server.store.facts import prediction_page
+from server.traffic import Program
 from tests.application import Application, application
 
 PREDICT = "/v1/programs/triage/predict"
@@ -128,9 +129,12 @@ def test_every_refusal_of_the_framework_is_a_problem_too(sqlite_url: str) -> Non
 
 
 def test_what_nobody_foresaw_is_a_500_that_tells_nothing(sqlite_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(name: str) -> Program:
+        raise ZeroDivisionError(f"division by zero in {name}")
+
     async def play() -> None:
         async with application(sqlite_url) as app:
-            app.ratchet.traffic.program = lambda name: 1 / 0 if name == "secret" else None  # type: ignore[assignment,method-assign]
+            app.ratchet.traffic.program = broken  # type: ignore[method-assign]  # the fault, put where it would occur
             answer = await app.http.post("/v1/programs/secret/predict", json={"input": {"ticket": "x"}})
             assert (answer.status_code, answer.json()["type"]) == (500, "internal")
             assert "division" not in answer.text

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from experiments.errors import Conflict, Invalid, Stale
-from server.programs import Watcher, apply, following
+from server.definitions.applying import Watcher, apply, following
 from server.store.definitions import latest_definitions, stored_programs
 from tests.application import DEFINITIONS, Application, application
 

@@ -18,18 +18,18 @@ from experiments.facts import Content, Outcome, Prediction
 from experiments.metrics import Metric
 from experiments.quantities import SECOND
 from experiments.settings import ExperimentOptions
-from server import acts
-from server.acts import Act
 from server.clock import new_id
-from server.replay import replay
-from server.reports import report_of
 from server.store import Store
 from server.store import experiments as store
 from server.store.blocks import closed_blocks
 from server.store.routings import append_routing, routing_in_force
 from server.store.tables import outcomes
 from server.store.upkeep import put_setting
-from server.ticking import FROZEN, fold, register, settle
+from server.trials import acts
+from server.trials.acts import Act
+from server.trials.replay import replay
+from server.trials.reports import report_of
+from server.trials.ticking import FROZEN, fold, register, settle
 
 METRICS = {
     "correct": Metric(kind="boolean", role="goal", expected="all"),

@@ -1,19 +1,21 @@
 """Re-derive every decision of an experiment from the raw rows, and compare it with what was stored, digit for digit."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from experiments import folding
+from experiments import folding, holdback
 from experiments.decision import latch
 from experiments.experiment import Decision, Experiment
 from experiments.folding import Evidence
-from server.reports import make_report
+from experiments.holdback import Revert
 from server.store import Connection
 from server.store import experiments as store
 from server.store.blocks import closed_blocks, unit_counts
 from server.store.routings import splits_by_epoch
-from server.ticking import blocks_with_predictions, units_of
+from server.trials.reports import make_report
+from server.trials.ticking import blocks_with_predictions, units_of
 
 _OF_THE_MOMENT = {"state", "verdict", "reason", "recommended_action", "rolled_back", "units_expected"}
 """What a report says about the experiment's standing, which an operator's act may have changed since; an engine's
@@ -46,45 +48,79 @@ class Replay(msgspec.Struct, frozen=True):
 def replay(conn: Connection, experiment_id: str) -> Replay:
     """Fold the raw rows again, block by block, and decide again at every stored decision. Raises: NotFound."""
     experiment = store.experiment(conn, experiment_id)
-    closings = closed_blocks(conn, experiment_id)
-    differences: list[Difference] = []
     decisions = [decision for decision in store.decisions_of(conn, experiment_id) if decision.evidence]
-    for decision in decisions:
-        evidence = _evidence_at(conn, experiment, decision, closings)
-        again = _report_at(conn, experiment, evidence, decision)
-        ignored = _OF_THE_MOMENT if decision.by == "operator" else set[str]()
-        stored = {k: v for k, v in decision.evidence.items() if k not in ignored}
-        differences += _differences(decision.tick, "", stored, {k: v for k, v in again.items() if k not in ignored})
-        if decision.by == "engine" and again["verdict"] != decision.verdict:
-            differences.append(Difference(decision.tick, "verdict", decision.verdict, again["verdict"]))
-    return Replay(experiment_id, len(decisions), len(closings), tuple(differences))
+    folded = [experiment, holdback.watched(experiment)] if experiment.holdback else [experiment]
+    return Replay(
+        experiment_id,
+        decisions=len(decisions),
+        blocks=sum(len(closed_blocks(conn, trial.experiment_id)) for trial in folded),
+        differences=tuple(found for decision in decisions for found in _differing(conn, experiment, decision)),
+    )
 
 
-def _evidence_at(conn: Connection, experiment: Experiment, decision: Decision, closings: dict[int, int]) -> Evidence:
+def _differing(conn: Connection, experiment: Experiment, decision: Decision) -> list[Difference]:
+    """Where one decision, and the report it rests on, come out otherwise than they are stored."""
+    then = _as_it_was(experiment, decision)
+    evidence = _folded(conn, then, decision.blocks, decision.registered, latch)
+    watch = None
+    if then.holdback is not None:
+        watch = _folded(conn, holdback.watched(then), *decision.watched, holdback.latch)
+    again = _report_at(conn, then, evidence, watch, decision)
+    verdict = again["verdict"]
+    if decision.by == "holdback":
+        verdict = "rollback" if watch and isinstance(holdback.decide(then, watch), Revert) else None
+    ignored = _OF_THE_MOMENT if decision.by == "operator" else set[str]()
+    stored, replayed = ({k: v for k, v in of.items() if k not in ignored} for of in (decision.evidence, again))
+    found = _differences(decision.tick, "", stored, replayed)
+    if decision.by != "operator" and verdict != decision.verdict:
+        found.append(Difference(decision.tick, "verdict", decision.verdict, verdict))
+    return found
+
+
+def _as_it_was(experiment: Experiment, decision: Decision) -> Experiment:
+    """The experiment when the decision was taken: running, or concluded if it took a promotion back."""
+    if decision.verdict == "rollback" and decision.by != "engine":
+        watched = experiment.holdback
+        if watched is not None and watched.ended_at is not None and watched.ended_at >= decision.created_at:
+            watched = msgspec.structs.replace(watched, state="running", ended_at=None)
+        return msgspec.structs.replace(experiment, rolled_back=False, holdback=watched)
+    return msgspec.structs.replace(
+        experiment, state="running", verdict=None, reason=None, rolled_back=False, concluded_at=None, holdback=None
+    )
+
+
+def _folded(
+    conn: Connection,
+    experiment: Experiment,
+    blocks: int,
+    registered: int,
+    latch: Callable[[Evidence, Experiment], Evidence],
+) -> Evidence:
+    """The evidence of an experiment, or of a holdback in its terms, after so many blocks."""
     splits = splits_by_epoch(conn, experiment.experiment_id)
     evidence = folding.begin(experiment)
-    for number in blocks_with_predictions(conn, experiment, 0, decision.registered):
+    for number in blocks_with_predictions(conn, experiment, 0, registered):
         span = folding.block_span(experiment, number)
         counts = unit_counts(conn, experiment.experiment_id, experiment.settings.randomize, number, *span)
         evidence = folding.register(evidence, counts, splits, number + 1)
-    for number, cut in closings.items():
-        if number < decision.blocks:
+    for number, cut in closed_blocks(conn, experiment.experiment_id).items():
+        if number < blocks:
             units = units_of(conn, experiment, number, cut)
             evidence = latch(folding.fold(evidence, experiment, splits, number, units, cut), experiment)
     return evidence
 
 
-def _report_at(conn: Connection, experiment: Experiment, evidence: Evidence, decision: Decision) -> dict[str, Any]:
-    """The report as it must have been: of an experiment still running, with the split of that time."""
-    then = msgspec.structs.replace(
-        experiment, state="running", verdict=None, reason=None, rolled_back=False, concluded_at=None
-    )
+def _report_at(
+    conn: Connection, then: Experiment, evidence: Evidence, watch: Evidence | None, decision: Decision
+) -> dict[str, Any]:
+    """The report as it must have been, with the split of that time."""
     epoch = decision.evidence["epoch"]
     report = make_report(
         conn,
         then,
         evidence,
         decision.horizon,
+        watch=watch,
         epoch=epoch if isinstance(epoch, int) else 0,
         split=decision.split_before,
     )

@@ -16,8 +16,8 @@ from learning.definitions import NAME, ProgramDefinition
 from learning.lms import check_lm
 from learning.programs import Blueprint, blueprint
 from learning.variants import check_storable
-from server.conversion import Converter
-from server.places import Document, Path, Slip, dotted, parse, pointer
+from server.definitions.conversion import Converter
+from server.definitions.places import Document, Path, Slip, dotted, parse, pointer
 
 ROLES = ("champion", "challenger")
 _NO_TEXT = frozenset({"integer", "number", "boolean", "array", "object"})

@@ -6,7 +6,7 @@ and an operator, never both act on the same facts.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -17,8 +17,6 @@ from experiments.experiment import Experiment
 from experiments.facts import Entrant
 from experiments.folding import Evidence
 from experiments.report import series_points
-from server import acts
-from server.acts import Act
 from server.ratchet import Ratchet
 from server.store import Connection
 from server.store import experiments as store
@@ -34,6 +32,8 @@ from server.store.blocks import (
 )
 from server.store.routings import routing_in_force, splits_by_epoch
 from server.store.upkeep import setting
+from server.trials import acts
+from server.trials.acts import Act
 
 PATIENCE = 2.0
 """Seconds one tick may fold for before it stores what it has; the next one goes on from there."""
@@ -103,8 +103,10 @@ def register(conn: Connection, experiment: Experiment, horizon: int) -> None:
         _keep(conn, experiment, msgspec.structs.replace(after, registered=upto), horizon, kept)
 
 
-def fold(conn: Connection, experiment: Experiment, horizon: int) -> Progress:
-    """Fold closed blocks in order until one is still open, or patience runs out."""
+def fold(
+    conn: Connection, experiment: Experiment, horizon: int, latch: Callable[[Evidence, Experiment], Evidence] = latch
+) -> Progress:
+    """Fold closed blocks in order until one is still open, or patience runs out; `latch` after each."""
     before = _kept(conn, experiment)
     splits = splits_by_epoch(conn, experiment.experiment_id)
     evidence, closings = before.body, []
@@ -161,7 +163,10 @@ def settle(conn: Connection, experiment: Experiment, progress: Progress, horizon
 
     Raises: Stale when the evidence, the experiment or the routing was changed in the meantime.
     """
-    _store(conn, experiment, progress, horizon, now)
+    keep_progress(conn, experiment, progress, horizon)
+    if progress.closings:
+        for point in series_points(experiment, progress.after, now):
+            put_point(conn, experiment.experiment_id, point.number, point.challenger, point.metric, point)
     present = store.experiment(conn, experiment.experiment_id)
     routing = routing_in_force(conn, experiment.program)
     if present.state != "running" or routing is None:
@@ -175,14 +180,13 @@ def settle(conn: Connection, experiment: Experiment, progress: Progress, horizon
     return ruling, _carry_out(conn, present, progress.after, ruling, act, full=routing.state == "full")
 
 
-def _store(conn: Connection, experiment: Experiment, progress: Progress, horizon: int, now: int) -> None:
+def keep_progress(conn: Connection, experiment: Experiment, progress: Progress, horizon: int) -> None:
+    """Store what was folded. Raises: Stale when another tick came first."""
     if not progress.closings:
         return
     _keep(conn, experiment, progress.after, horizon, progress.before)
     for number in progress.closings:
         close_block(conn, experiment.experiment_id, number, horizon)
-    for point in series_points(experiment, progress.after, now):
-        put_point(conn, experiment.experiment_id, point.number, point.challenger, point.metric, point)
 
 
 def _carry_out(

@@ -1,6 +1,6 @@
 """Experiments as the rest of the server sees them: create, act on, look at.
 
-Each act is one transaction (`server/acts.py`); afterwards this process serves by it at once.
+Each act is one transaction (`server/trials/acts.py`); afterwards this process serves by it at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,18 +14,18 @@ from experiments.life import Action, NewExperiment
 from experiments.report import Point, Report
 from learning.programs import twin
 from learning.variants import Variant
-from server import acts
-from server.acts import Act
 from server.clock import new_id
 from server.ratchet import Ratchet
-from server.replay import Replay, replay
-from server.reports import report_of
 from server.store import Connection
 from server.store import experiments as store
 from server.store.blocks import points_of
 from server.store.definitions import add_variant, stored_variants
 from server.store.upkeep import put_setting, setting
-from server.ticking import FROZEN
+from server.trials import acts
+from server.trials.acts import Act
+from server.trials.replay import Replay, replay
+from server.trials.reports import report_of
+from server.trials.ticking import FROZEN
 
 
 async def create(ratchet: Ratchet, wanted: NewExperiment) -> Experiment:

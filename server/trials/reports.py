@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from experiments import sequence
+from experiments import holdback, sequence
 from experiments.assignment import Routing
 from experiments.decision import decide
 from experiments.errors import NotFound
@@ -21,12 +21,22 @@ def report_of(conn: Connection, experiment_id: str, horizon: int) -> Report:
     """The present report of an experiment; a draft's is empty. Raises: NotFound."""
     experiment = store.experiment(conn, experiment_id)
     kept = kept_evidence(conn, experiment_id, Evidence)
-    return make_report(conn, experiment, kept.body if kept else begin(experiment), horizon)
+    evidence = kept.body if kept else begin(experiment)
+    return make_report(conn, experiment, evidence, horizon, watch=watch_of(conn, experiment))
+
+
+def watch_of(conn: Connection, experiment: Experiment) -> Evidence | None:
+    """The evidence of the experiment's holdback; None where it has none."""
+    if experiment.holdback is None:
+        return None
+    kept = kept_evidence(conn, holdback.watched(experiment).experiment_id, Evidence)
+    return kept.body if kept else None
 
 
 def evidence_report(conn: Connection, experiment: Experiment, evidence: Evidence, horizon: int) -> dict[str, Any]:
     """The report as plain values, as it is stored with a decision."""
-    made: dict[str, Any] = msgspec.to_builtins(make_report(conn, experiment, evidence, horizon))
+    report = make_report(conn, experiment, evidence, horizon, watch=watch_of(conn, experiment))
+    made: dict[str, Any] = msgspec.to_builtins(report)
     return made
 
 
@@ -36,10 +46,14 @@ def make_report(
     evidence: Evidence,
     horizon: int,
     *,
+    watch: Evidence | None = None,
     epoch: int | None = None,
     split: dict[str, float] | None = None,
 ) -> Report:
-    """The report on given evidence with facts up to `horizon`; a replay names the epoch and split of that time."""
+    """The report on given evidence with facts up to `horizon`; a replay names the epoch and split of that time.
+
+    Predictions made after the experiment was concluded are its holdback's, and are not counted among its own.
+    """
     routing = routing_in_force(conn, experiment.program)
     if routing is None:
         raise NotFound(f"no program is called {experiment.program!r}")
@@ -55,11 +69,13 @@ def make_report(
             experiment.metrics[experiment.goal].sources,
             cut=horizon,
             window=experiment.settings.outcome_window,
+            until=experiment.concluded_at,
         ),
         split=in_force if experiment.state != "draft" else experiment.split,
         epoch=routing.epoch if epoch is None else epoch,
         wealth=_wealth(conn, experiment),
         now=horizon,
+        watch=watch,
     )
 
 

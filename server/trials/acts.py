@@ -8,18 +8,18 @@ from typing import Any
 
 import msgspec
 
-from experiments import folding, life, sequence
+from experiments import folding, holdback, life, sequence
 from experiments.assignment import Routing
 from experiments.errors import Conflict, Invalid, NotFound, Stale, nearest
 from experiments.experiment import By, Decision, Experiment, Verdict
 from experiments.folding import Evidence
 from server.clock import new_id
-from server.reports import evidence_report
 from server.store import Connection
 from server.store import experiments as store
 from server.store.blocks import keep_evidence, kept_evidence
 from server.store.experiments import Level, Promotion
 from server.store.routings import append_routing, routing_in_force
+from server.trials.reports import evidence_report, watch_of
 
 
 class Act(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +52,7 @@ def start(conn: Connection, act: Act) -> Experiment:
             f"the champion is now {routing.champion!r}, this draft was made against {experiment.champion!r}; "
             "create the experiment again"
         )
+    interrupt_holdback(conn, routing, act.now)
     level = None if experiment.aa else _draw_level(conn, experiment)
     running = store.update_experiment(conn, life.started(experiment, level, act.now))
     keep_evidence(conn, running.experiment_id, folding.begin(running), blocks=0, horizon=act.now, before=None)
@@ -160,14 +161,57 @@ def conclude(
 ) -> Experiment:
     """Latch a verdict: the decision with its evidence, the traffic that follows, and the end of the experiment."""
     routing = _routing(conn, experiment.program)
-    decision = _decide(conn, experiment, act, verdict, routing.split, {})
-    if routing.experiment_id == experiment.experiment_id or winner is not None:
-        champion = winner or routing.champion
-        _route(conn, routing, act, champion=champion, experiment_id=None, split={}, state="open")
+    after = _held_back(experiment, routing.champion, winner)
+    decision = _decide(conn, experiment, act, verdict, routing.split, after)
+    concluded = life.concluded(experiment, verdict, act.reason, act.now)
     if winner is not None:
+        interrupt_holdback(conn, routing, act.now)
         _record_promotion(conn, experiment, act, routing.champion, winner)
+    if after and winner is not None:
+        concluded = _hold_back(conn, concluded, act, routing, winner)
+    elif routing.experiment_id == experiment.experiment_id or winner is not None:
+        _serve(conn, routing, act, winner or routing.champion)
     _close_level(conn, experiment, act, verdict, decision)
-    return store.update_experiment(conn, life.concluded(experiment, verdict, act.reason, act.now))
+    return store.update_experiment(conn, concluded)
+
+
+def _held_back(experiment: Experiment, former: str, winner: str | None) -> dict[str, float]:
+    """The split that follows a promotion; empty when the winner serves everything, or there is none."""
+    if winner is None or winner == former or not experiment.settings.holdback:
+        return {}
+    return holdback.split(experiment, former, winner)
+
+
+def _hold_back(conn: Connection, experiment: Experiment, act: Act, routing: Routing, winner: str) -> Experiment:
+    """Put the split of a holdback in force and begin its evidence."""
+    watched = holdback.began(experiment, routing.champion, winner, routing.epoch + 1, act.now)
+    trial = holdback.watched(watched)
+    keep_evidence(conn, trial.experiment_id, folding.begin(trial), blocks=0, horizon=act.now, before=None)
+    _route(
+        conn,
+        routing,
+        act,
+        champion=winner,
+        experiment_id=experiment.experiment_id,
+        split=trial.split,
+        randomize=experiment.settings.randomize,
+        state="holdback",
+    )
+    return watched
+
+
+def end_holdback(conn: Connection, experiment: Experiment, act: Act, *, passed: bool) -> Experiment:
+    """Give the promoted variant everything: its holdback is over."""
+    routing = _routing(conn, experiment.program)
+    _serve(conn, routing, act, routing.champion)
+    return store.update_experiment(conn, holdback.over(experiment, passed=passed, now=act.now))
+
+
+def interrupt_holdback(conn: Connection, routing: Routing, now: int) -> None:
+    """Mark the holdback of `routing`, if it is one, as ended by what is about to take its place."""
+    if routing.state == "holdback" and routing.experiment_id is not None:
+        experiment = store.experiment(conn, routing.experiment_id)
+        store.update_experiment(conn, holdback.over(experiment, now=now))
 
 
 def rollback(conn: Connection, act: Act) -> Experiment:
@@ -192,9 +236,10 @@ def rollback(conn: Connection, act: Act) -> Experiment:
         conclude(conn, live, ended, "invalid")
     routing = _routing(conn, experiment.program)
     _decide(conn, experiment, act, "rollback", routing.split, {})
-    _route(conn, routing, act, champion=latest.from_variant, experiment_id=None, split={}, state="open")
+    _serve(conn, routing, act, latest.from_variant)
     store.mark_rolled_back(conn, latest.promotion_id, act.now)
-    return store.update_experiment(conn, msgspec.structs.replace(experiment, rolled_back=True))
+    reverted = holdback.over(experiment, reverted=act.by == "holdback", now=act.now)
+    return store.update_experiment(conn, msgspec.structs.replace(reverted, rolled_back=True))
 
 
 def recommend(conn: Connection, experiment: Experiment, act: Act) -> None:
@@ -212,7 +257,8 @@ def _decide(
     after: Mapping[str, float],
 ) -> Decision:
     kept = kept_evidence(conn, experiment.experiment_id, Evidence)
-    evidence = kept.body if kept else None
+    watch = watch_of(conn, experiment)
+    evidence = kept.body if kept else folding.begin(experiment) if watch else None
     decision = Decision(
         decision_id=new_id(),
         experiment_id=experiment.experiment_id,
@@ -226,6 +272,7 @@ def _decide(
         split_after=dict(after),
         blocks=evidence.blocks if evidence else 0,
         registered=evidence.registered if evidence else 0,
+        watched=(watch.blocks, watch.registered) if watch else (0, 0),
         horizon=act.horizon,
         created_at=act.now,
     )
@@ -272,6 +319,11 @@ def _routing(conn: Connection, program: str) -> Routing:
     if routing is None:
         raise NotFound(f"no program is called {program!r}")
     return routing
+
+
+def _serve(conn: Connection, routing: Routing, act: Act, champion: str) -> None:
+    """Let one variant serve everything."""
+    _route(conn, routing, act, champion=champion, experiment_id=None, split={}, state="open")
 
 
 def _route(conn: Connection, routing: Routing, act: Act, **changes: object) -> None:

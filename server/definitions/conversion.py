@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import FieldInfo
 
 from experiments.errors import nearest
-from server.places import Document, Path, Slip
+from server.definitions.places import Document, Path, Slip
 
 
 class Converter:

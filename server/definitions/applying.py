@@ -16,14 +16,15 @@ from experiments.assignment import Routing
 from experiments.errors import Conflict, Fault, Invalid, RatchetError, Stale
 from learning.programs import base_variant
 from learning.variants import Variant
-from server.changes import Change, changes
-from server.definitions import Definitions, read
-from server.places import read_file
+from server.definitions.changes import Change, changes
+from server.definitions.places import read_file
+from server.definitions.reading import Definitions, read
 from server.ratchet import Ratchet
 from server.store import Connection
 from server.store import definitions as store
 from server.store.experiments import experiments_in
 from server.store.routings import append_routing, routing_in_force
+from server.trials.acts import interrupt_holdback
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the definitions file."""
@@ -126,6 +127,7 @@ def _serve(conn: Connection, variant: Variant, *, live: bool) -> None:
         epoch, reason = 1, "the program was defined"
     elif store.stored_variant(conn, variant.program, routing.champion).interface != variant.interface:
         epoch, reason = routing.epoch + 1, f"the signature changed: {routing.champion} cannot answer it"
+        interrupt_holdback(conn, routing, variant.created_at)
         if live:
             raise Conflict(
                 f"program {variant.program!r}: the signature changed while an experiment runs; stop it first"

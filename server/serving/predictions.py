@@ -20,8 +20,8 @@ from learning.values import faults_in, refuse
 from learning.variants import Variant
 from server.clock import new_id
 from server.errors import problem
-from server.idempotency import Held, hold, let_go
 from server.ratchet import Ratchet
+from server.serving.idempotency import Held, hold, let_go
 from server.store.appending import Entry, append, predicted
 from server.traffic import Program
 from server.wire.predictions import Usage

@@ -1,0 +1,104 @@
+"""Many simulated comparisons folded side by side: `betting` over arrays of runs, for planning and for benchmarks.
+
+The numbers are those of `betting.Betting` (a test holds the two equal), without the grid of nulls behind its interval:
+an operator who plans cannot wait for a thousand experiments folded one by one. Arrays have one row per run and one
+column per unit, in the order in which the units mature; bets are the last axis.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from experiments.betting import BETS, CAP, CENTRE_RANGE, FUTILITY_BETS, FUTILITY_WEIGHTS, LEAST_SCALE, REACH, WEIGHTS
+from experiments.strata import Floats
+
+
+class Bettor:
+    """One side of one comparison in every run: bets that the effect lies above `null`, or below it when `mirrored`."""
+
+    def __init__(self, runs: int, null: float, bets: Floats, weights: Floats, *, mirrored: bool = False) -> None:
+        self.null, self.bets, self.mirrored = (-null if mirrored else null), bets, mirrored
+        self.log_weights = np.log(weights / weights.sum())
+        self.capital = np.zeros((runs, len(bets)))
+
+    def fold(self, w: Floats, y: Floats, pi: Floats, count: Floats, centre: Floats, scale: Floats) -> Floats:
+        """Log e-values after each column; `count` is how many units a column stands for. See `betting.log_growth`."""
+        if self.mirrored:
+            y, centre = 1 - y, 1 - centre
+        coin = pi * (1 - pi)
+        worst = np.maximum((1 - pi) * centre, pi * (1 - centre))
+        cut = CAP / (worst + coin * (REACH if self.null <= REACH else 1.0))
+        stakes = np.minimum(self.bets / scale[..., None], cut[..., None])
+        x = (w - pi) * (y - centre) - coin * self.null
+        growth = np.log1p(x[..., None] * stakes)
+        growth *= np.broadcast_to(count, x.shape)[..., None]
+        np.cumsum(growth, axis=1, out=growth)
+        growth += self.capital[:, None, :]
+        self.capital = growth[:, -1].copy()
+        return self._mixed(growth)
+
+    def _mixed(self, capital: Floats) -> Floats:
+        capital = capital + self.log_weights
+        top = capital.max(axis=-1)
+        capital -= top[..., None]
+        return np.asarray(top + np.log(np.exp(capital, out=capital).sum(axis=-1)))
+
+
+class Batch:
+    """The evidence of one comparison in `runs` experiments. Sides: better, harm, and futile with a `min_effect`.
+
+    `margin` and `min_effect` are on the score's scale; `sides` says which of the three are wanted. `moments` holds n,
+    sum and sum of squares (last axis) of control and challenger (middle axis).
+    """
+
+    def __init__(
+        self,
+        runs: int,
+        *,
+        margin: float = 0.0,
+        min_effect: float | None = None,
+        sides: Sequence[str] = ("better", "harm", "futile"),
+    ) -> None:
+        self.moments = np.zeros((runs, 2, 3))
+        self.sides: dict[str, Bettor] = {}
+        if "better" in sides:
+            self.sides["better"] = Bettor(runs, -margin, BETS, WEIGHTS)
+        if "harm" in sides:
+            self.sides["harm"] = Bettor(runs, -margin, BETS, WEIGHTS, mirrored=True)
+        if "futile" in sides and min_effect is not None:
+            bets = min_effect * FUTILITY_BETS
+            self.sides["futile"] = Bettor(runs, min_effect, bets, FUTILITY_WEIGHTS, mirrored=True)
+
+    def fold(self, w: ArrayLike, y: ArrayLike, pi: ArrayLike, count: ArrayLike = 1.0) -> dict[str, Floats]:
+        """Log e-values of each side after each column of one block, the columns of a run under centres set before it.
+
+        `w` and `y` are runs by columns, `pi` and `count` broadcast to that. A `count` of 0 leaves a column out.
+        """
+        arm, score, share, times = (np.asarray(part, dtype=np.float64) for part in (w, y, pi, count))
+        share = np.broadcast_to(share, (len(arm), share.shape[-1] if share.ndim else 1))
+        centre, scale = self.forecast(share)
+        found = {name: side.fold(arm, score, share, times, centre, scale) for name, side in self.sides.items()}
+        self._absorb(arm, score, np.broadcast_to(times, arm.shape))
+        return found
+
+    def forecast(self, pi: Floats) -> tuple[Floats, Floats]:
+        """Centre and scale of every run, as `betting.forecast`."""
+        (n_0, total_0, _), (n_1, total_1, _) = np.moveaxis(self.moments, 0, -1)[..., None]
+        n, total, squares = self.moments.sum(axis=1).T[..., None]
+        pooled = (total + 0.5) / (n + 1)
+        expected = pi * (total_1 + pooled) / (n_1 + 1) + (1 - pi) * (total_0 + pooled) / (n_0 + 1)
+        centre = np.clip(expected, *CENTRE_RANGE)
+        scatter = np.maximum(0, squares - 2 * centre * total + n * centre * centre)
+        return centre, np.maximum(LEAST_SCALE, (scatter + centre * (1 - centre)) / (n + 1))
+
+    def keep(self, runs: Floats) -> None:
+        """Go on with some of the runs only: a mask, or their numbers."""
+        self.moments = self.moments[runs]
+        for side in self.sides.values():
+            side.capital = side.capital[runs]
+
+    def _absorb(self, w: Floats, y: Floats, count: Floats) -> None:
+        for arm in (0, 1):
+            here = count * (w == arm)
+            self.moments[:, arm] += np.stack([here.sum(1), (here * y).sum(1), (here * y * y).sum(1)], axis=1)
