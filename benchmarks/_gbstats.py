@@ -15,7 +15,7 @@ halfwidths, promotes = [], []
 for arms in json.load(sys.stdin):
     control, challenger = (ProportionStatistic(n=n, sum=successes) for n, successes in arms)
     config = SequentialConfig(alpha=0.05, difference_type="absolute")
-    lower, upper = SequentialTwoSidedTTest([(control, challenger)], config).compute_result().ci
+    lower, upper = SequentialTwoSidedTTest(control, challenger, config).compute_result().ci
     halfwidths.append((upper - lower) / 2)
     promotes.append(lower > 0)
 print(json.dumps({"version": version("gbstats"), "halfwidths": halfwidths, "promotes": promotes}))

@@ -1,6 +1,7 @@
 """What operators declare about a program: the `programs:` section of `ratchet.yaml`, already free of YAML.
 
-These are the definitions as written. `server/definitions/reading.py` finds the place in the file for every error raised here.
+These are the definitions as written. `server/definitions/reading.py` finds the place in the file for every error raised
+here.
 """
 
 import re

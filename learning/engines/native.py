@@ -1,15 +1,17 @@
 """Providers that DSPy speaks to natively, and any OpenAI-compatible endpoint: one connection pool per LM.
 
-DSPy would build the same router itself, but with room for 100 connections whatever `max_concurrency` says, and with
-four hops through a thread per call where two are enough.
+DSPy would build the same router itself, but with room for 100 connections whatever `max_concurrency` says, with four
+hops through a thread per call where two are enough, and with a search of the whole environment for proxies per call.
 """
 
 import asyncio
 from dataclasses import replace
 from typing import Any
+from urllib.request import getproxies
 
 import dspy
 import msgspec
+from dspy._vendor.lm15.transports import StdlibAsyncTransport  # what a router makes for itself; exported nowhere else
 from dspy.clients.engines.lm15_engine import LM15Engine
 from dspy.lm15 import (
     AccessPolicy,
@@ -79,6 +81,12 @@ def _endpoint(name: str, url: str) -> ProviderDefinition:
     return ProviderDefinition.chat(access, compat=OpenAIChatCompat.preset("vllm"))
 
 
+def _connected(config: RouterConfig) -> RouterConfig:
+    """`config` with the connection pool it asks for; one that looks for a proxy only if there is any when it opens."""
+    pool = StdlibAsyncTransport(**config.transport_kwargs(), trust_env=bool(getproxies()))
+    return replace(config, transport=pool, timeouts=None, max_connections=None)
+
+
 class _Native:
     """What DSPy asks an engine about itself; an endpoint of one's own claims no more than plain chat."""
 
@@ -121,7 +129,7 @@ class AsyncNativeEngine(_Native):
     async def complete(self, request: Request) -> Response:
         """Raises: LM15Error."""
         if (loop := asyncio.get_running_loop()) is not self._loop:
-            self._router = AsyncLMRouter(self.route.config)
+            self._router = AsyncLMRouter(_connected(self.route.config))
             self._lm = self._router.lm(self.route.address)
             self._loop = loop
         return self._billed(await self._lm.complete(self._routed(request)))

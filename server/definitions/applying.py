@@ -22,9 +22,8 @@ from server.definitions.reading import Definitions, read
 from server.ratchet import Ratchet
 from server.store import Connection
 from server.store import definitions as store
-from server.store.experiments import experiments_in
+from server.store.experiments import experiments_in, interrupt_holdback
 from server.store.routings import append_routing, routing_in_force
-from server.trials.acts import interrupt_holdback
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the definitions file."""

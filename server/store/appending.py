@@ -6,6 +6,7 @@ knows whether it was committed.
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -32,9 +33,9 @@ class Entry(msgspec.Struct, frozen=True):
 def predicted(prediction: Prediction, content: Content | None, completion: Completion | None) -> Entry:
     """The entry of a finished prediction. Raises: RowRefused for text that no database can hold (a lone surrogate)."""
     try:
-        values = [getattr(prediction, name) for name in _PREDICTION]
-        values[_CALLS] = msgspec.json.encode(prediction.calls).decode()
-        return Entry(tuple(values), _content(content) if content else None, completion)
+        calls = msgspec.json.encode(prediction.calls).decode()
+        row = (*_BEFORE_CALLS(prediction), calls, *_AFTER_CALLS(prediction))
+        return Entry(row, _content(content) if content else None, completion)
     except UnicodeEncodeError as error:
         raise RowRefused(
             f"prediction {prediction.prediction_id} holds text that is not Unicode: {error.reason}"
@@ -209,3 +210,5 @@ _COMPLETE = idempotency.update().where(
 )
 _PREDICTION = [column.name for column in predictions.columns]
 _CALLS = _PREDICTION.index("calls")
+_BEFORE_CALLS = attrgetter(*_PREDICTION[:_CALLS])
+_AFTER_CALLS = attrgetter(*_PREDICTION[_CALLS + 1 :])

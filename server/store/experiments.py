@@ -12,6 +12,8 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from experiments import holdback
+from experiments.assignment import Routing
 from experiments.errors import Conflict, NotFound, Stale
 from experiments.experiment import Decision, Experiment, State
 from server.store.rows import Page, decode, encode, insert_new, page_of
@@ -99,6 +101,12 @@ def experiment(conn: sa.Connection, experiment_id: str) -> Experiment:
     if body is None:
         raise NotFound(f"no experiment has the id {experiment_id!r}")
     return decode(body, Experiment)
+
+
+def interrupt_holdback(conn: sa.Connection, routing: Routing, now: int) -> None:
+    """Mark the holdback of `routing`, if it is one, as ended at `now` (µs) by what is about to take its place."""
+    if routing.state == "holdback" and routing.experiment_id is not None:
+        update_experiment(conn, holdback.over(experiment(conn, routing.experiment_id), now=now))
 
 
 def live_experiment(conn: sa.Connection, program: str) -> Experiment | None:

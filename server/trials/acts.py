@@ -52,7 +52,7 @@ def start(conn: Connection, act: Act) -> Experiment:
             f"the champion is now {routing.champion!r}, this draft was made against {experiment.champion!r}; "
             "create the experiment again"
         )
-    interrupt_holdback(conn, routing, act.now)
+    store.interrupt_holdback(conn, routing, act.now)
     level = None if experiment.aa else _draw_level(conn, experiment)
     running = store.update_experiment(conn, life.started(experiment, level, act.now))
     keep_evidence(conn, running.experiment_id, folding.begin(running), blocks=0, horizon=act.now, before=None)
@@ -165,7 +165,7 @@ def conclude(
     decision = _decide(conn, experiment, act, verdict, routing.split, after)
     concluded = life.concluded(experiment, verdict, act.reason, act.now)
     if winner is not None:
-        interrupt_holdback(conn, routing, act.now)
+        store.interrupt_holdback(conn, routing, act.now)
         _record_promotion(conn, experiment, act, routing.champion, winner)
     if after and winner is not None:
         concluded = _hold_back(conn, concluded, act, routing, winner)
@@ -205,13 +205,6 @@ def end_holdback(conn: Connection, experiment: Experiment, act: Act, *, passed: 
     routing = _routing(conn, experiment.program)
     _serve(conn, routing, act, routing.champion)
     return store.update_experiment(conn, holdback.over(experiment, passed=passed, now=act.now))
-
-
-def interrupt_holdback(conn: Connection, routing: Routing, now: int) -> None:
-    """Mark the holdback of `routing`, if it is one, as ended by what is about to take its place."""
-    if routing.state == "holdback" and routing.experiment_id is not None:
-        experiment = store.experiment(conn, routing.experiment_id)
-        store.update_experiment(conn, holdback.over(experiment, now=now))
 
 
 def rollback(conn: Connection, act: Act) -> Experiment:

@@ -81,7 +81,7 @@ def _as_it_was(experiment: Experiment, decision: Decision) -> Experiment:
     """The experiment when the decision was taken: running, or concluded if it took a promotion back."""
     if decision.verdict == "rollback" and decision.by != "engine":
         watched = experiment.holdback
-        if watched is not None and watched.ended_at is not None and watched.ended_at >= decision.created_at:
+        if watched is not None and watched.state != "passed" and watched.ended_at == decision.created_at:
             watched = msgspec.structs.replace(watched, state="running", ended_at=None)
         return msgspec.structs.replace(experiment, rolled_back=False, holdback=watched)
     return msgspec.structs.replace(

@@ -17,7 +17,8 @@ programs:
     metrics:
       correct: {{kind: exact_match, field: category, role: goal, expected: all}}
     experiments:
-      {{ramp: [], split: {{champion: 0.5, challenger: 0.5}}, min_units: 40, min_duration: 0, outcome_window: 2s, block: 1s}}
+      {{ramp: [], split: {{champion: 0.5, challenger: 0.5}}, min_units: 40, min_duration: 0, outcome_window: 2s, block:
+      1s}}
 """
 
 

@@ -1,168 +1,24 @@
 """The life of an experiment on a real database: start, fold, decide, act, and the same again from the raw rows."""
 
-import asyncio
-import random
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 import msgspec
 import pytest
 import sqlalchemy as sa
 
-from experiments import life
-from experiments.assignment import Routing, route
-from experiments.decision import Conclude, Ruling
+from experiments.assignment import route
+from experiments.decision import Conclude
 from experiments.errors import Conflict, Stale
-from experiments.experiment import Experiment
-from experiments.facts import Content, Outcome, Prediction
-from experiments.metrics import Metric
 from experiments.quantities import SECOND
-from experiments.settings import ExperimentOptions
 from server.clock import new_id
-from server.store import Store
 from server.store import experiments as store
 from server.store.blocks import closed_blocks
-from server.store.routings import append_routing, routing_in_force
+from server.store.routings import routing_in_force
 from server.store.tables import outcomes
 from server.store.upkeep import put_setting
 from server.trials import acts
-from server.trials.acts import Act
 from server.trials.replay import replay
 from server.trials.reports import report_of
 from server.trials.ticking import FROZEN, fold, register, settle
-
-METRICS = {
-    "correct": Metric(kind="boolean", role="goal", expected="all"),
-    "failures": Metric(kind="error", role="guardrail", margin=0.05),
-}
-START = 1_000_000 * SECOND
-
-
-class World:
-    """Simulated traffic through one program on a real store, on a clock of its own."""
-
-    def __init__(self, opened: Store, rates: dict[str, float], seed: int = 1) -> None:
-        self.store = opened
-        self.rates = rates
-        self.random = random.Random(seed)
-        self.now = START
-        self.units = 0
-
-    async def begin(self, **options: Any) -> Experiment:
-        """A program whose champion is `base`, and a running experiment with `new`."""
-        first = Routing(program="p", epoch=1, champion="base", reason="first", created_at=self.now)
-        await self.store.write(append_routing, first)
-        wanted = life.NewExperiment(program="p", challengers=("new",))
-        promotion = options.pop("promotion", "auto")
-        written: dict[str, Any] = {
-            "randomize": "request",
-            "min_duration": 0,
-            "outcome_window": 10,
-            "block": 1,
-            "ramp": (),
-            "split": None,
-            **options,
-        }
-        split = written.pop("split") or {"champion": 0.5, "challenger": 0.5}
-        drafted = life.draft(
-            wanted,
-            experiment_id=new_id(),
-            champion="base",
-            variants=["base", "new"],
-            metrics=METRICS,
-            defaults=ExperimentOptions(split=split, **written),
-            promotion=promotion,
-            deadline=SECOND,
-            now=self.now,
-        )
-        await self.store.write(store.insert_experiment, drafted)
-        return await self.store.write(acts.start, self.act(drafted.experiment_id))
-
-    def act(self, experiment_id: str, reason: str = "because") -> Act:
-        """An operator's act, now."""
-        return Act(
-            experiment_id=experiment_id, reason=reason, by="operator", actor="ann", now=self.now, horizon=self.now
-        )
-
-    async def traffic(self, predictions: int, seconds: int, *, unit: Callable[[int], str] | None = None) -> None:
-        """Predictions spread over some seconds, each with its outcome two seconds later unless its arm has no rate."""
-        tasks = []
-        for _ in range(predictions):
-            self.now += seconds * SECOND // predictions
-            tasks.append(self._one(unit(self.units) if unit else f"unit-{self.units}", self.now))
-            self.units += 1
-        await asyncio.gather(*tasks)
-
-    async def _one(self, unit: str, at: int) -> None:
-        routing = await self.store.read(routing_in_force, "p")
-        assert routing is not None
-        assigned = route(routing, unit)
-        prediction = Prediction(
-            prediction_id=new_id(),
-            program="p",
-            experiment_id=assigned.experiment_id,
-            epoch=routing.epoch,
-            unit_hash=unit,
-            assigned_variant=assigned.variant,
-            variant=assigned.variant,
-            propensity=assigned.propensity,
-            status="ok",
-            error=None,
-            latency=1000,
-            input_tokens=1,
-            output_tokens=1,
-            cost=None,
-            assigned_cost=None,
-            calls=(),
-            created_at=at,
-            answered_at=at + 1000,
-        )
-        content = Content(
-            prediction_id=prediction.prediction_id, unit=unit, input={}, output={}, error_detail=None, metadata={}
-        )
-        value = float(self.random.random() < self.rates[assigned.variant])
-        outcome = Outcome(
-            prediction_id=prediction.prediction_id,
-            metric="correct",
-            source="program",
-            value=value,
-            digest=str(value),
-            late=False,
-            received_at=at + 2 * SECOND,
-        )
-        with self.store.journal.reserve(2) as slot:
-            await slot.append(prediction, content)
-            await slot.record([outcome])
-
-    async def tick(self, experiment: Experiment) -> Ruling:
-        """What the decision tick does, at this moment of the simulated clock."""
-        await self.store.write(register, experiment, self.now)
-        progress = await self.store.read(fold, experiment, self.now)
-        ruling, _ = await self.store.write(settle, experiment, progress, self.now, self.now)
-        return ruling
-
-    async def until_verdict(self, experiment: Experiment, rounds: int = 60, **traffic: Any) -> Ruling:
-        """Traffic and ticks in turn until a verdict."""
-        ruling = await self.tick(experiment)
-        for _ in range(rounds):
-            await self.traffic(100, 3, **traffic)
-            ruling = await self.tick(experiment)
-            if isinstance(ruling, Conclude):
-                break
-        return ruling
-
-
-def on(url: str, rates: dict[str, float], scenario: Callable[[World], Awaitable[None]]) -> None:
-    """Play a scenario on an open store."""
-
-    async def play() -> None:
-        opened = Store.open(url)
-        try:
-            await scenario(World(opened, rates))
-        finally:
-            await opened.close()
-
-    asyncio.run(play())
+from tests.server.world import World, on
 
 
 @pytest.mark.parametrize("randomize", ["request", "unit"])
@@ -178,11 +34,12 @@ def test_a_better_challenger_is_promoted_and_the_replay_agrees_digit_for_digit(
 
         routing = await world.store.read(routing_in_force, "p")
         assert routing is not None
-        assert (routing.champion, routing.experiment_id, routing.split) == ("new", None, {})
+        assert (routing.champion, routing.running, routing.split) == ("new", None, {"new": 0.95, "base": 0.05})
         ended = await world.store.read(store.experiment, experiment.experiment_id)
         assert (ended.state, ended.verdict) == ("concluded", "promote")
         (decision,) = await world.store.read(store.decisions_of, experiment.experiment_id)
         assert decision.split_before == {"base": 0.5, "new": 0.5}
+        assert decision.split_after == routing.split
         (level,) = await world.store.read(store.levels_of, "p")
         assert level.rejected
         assert (await world.store.read(store.promotions_of, "p"))[0].to_variant == "new"
