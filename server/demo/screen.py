@@ -1,7 +1,11 @@
 """What the demo shows: what happens, how far it is, and the interval closing in on a decision."""
 
 import math
+import os
+import shutil
+import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -128,6 +132,12 @@ def interval_bar(lower: float | None, estimate: float | None, upper: float | Non
     return Text("".join(line), style=style).append(ends, style="default")
 
 
+def _command() -> str:
+    """How this very command is called here; in a checkout it is on nobody's path."""
+    called = Path(sys.argv[0])
+    return called.name if shutil.which(called.name) else os.path.relpath(called)
+
+
 def _goal(report: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = next(c for c in report["comparisons"] if c["role"] == "goal")
     return found
@@ -146,7 +156,7 @@ def farewell(console: Console, scene: Scene, summary: "Summary", stage: "Stage",
     table.add_row("language model", scene.lm)
     table.add_row("took", f"{summary.seconds:.0f} s; data and log in {stage.data}")
     console.print(Panel(table, title="[bold]What happened[/]", padding=(1, 2)))
-    experiment, here = summary.experiment.experiment_id, f"RATCHET_DATA={stage.data} ratchet"
+    experiment, here = summary.experiment.experiment_id, f"RATCHET_DATA={stage.data} {_command()}"
     looks = [
         (f"{here} experiments show {experiment}", "where it ended, with its evidence"),
         (f"{here} replay {experiment}", "derives the decision again from the raw rows"),
