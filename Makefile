@@ -21,7 +21,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := experiments learning monitoring server tests $(wildcard benchmarks)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps
-BENCHMARKS := bench-serving bench-journal
+BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 
 # Neither DSPy nor LiteLLM may fetch its price list from the network; see docs/decisions/0005.
 export LITELLM_LOCAL_MODEL_COST_MAP := True
@@ -69,6 +69,15 @@ bench: $(BENCHMARKS)  ## every benchmark, one JSON object per line; one alone: m
 $(BENCHMARKS): bench-%: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.$* $(ARGS)
 
+bench-statistics: .venv-gbstats/.installed
+
+# A peer of `bench-statistics`, in an environment of its own: it needs numpy<2. The benchmark says so where it is missing.
+.venv-gbstats/.installed: requirements-gbstats.lock | $(BIN)/python
+	@echo "» installing gbstats beside us, in .venv-gbstats"
+	@$(PYTHON) -m venv .venv-gbstats && .venv-gbstats/bin/python -m pip --disable-pip-version-check -qq install \
+		--no-deps --require-hashes --only-binary :all: -r $< && touch $@ || \
+		echo "» gbstats could not be installed here: its formula is compared, but NOT verified against it" >&2
+
 ##@ Keeping it
 .PHONY: lock clean help
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -83,7 +92,7 @@ lock: $(VENV)/.dev  ## pin what pyproject.toml asks for, with hashes; UPGRADE=1 
 	@git --no-pager diff --stat -- 'requirements*.lock'
 
 clean:  ## remove .venv and every cache; ratchet-data/ stays
-	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-gbstats build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list

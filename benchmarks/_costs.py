@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
 from benchmarks import _peers as peers
@@ -21,7 +22,7 @@ MOST_UNITS = 200_000
 
 def sample_size(size: Size) -> list[Row]:
     """Units per arm until a true effect is found at one-sided .025, over the least any open-ended test needs."""
-    cells = {0.02: 1000, 0.05: 2000, 0.10: 3000, 0.20: 4000}
+    cells = {0.02: 3000, 0.05: 6000, 0.10: 8000, 0.20: 10_000}
     ratios, spent, theirs, error = {}, {}, {}, {}
     for effect, full in cells.items():
         runs, name = size.runs(full), f"sample size {effect}"
@@ -30,8 +31,8 @@ def sample_size(size: Size) -> list[Row]:
         spent[effect] = ends.units.mean() / 2
         ratios[effect] = spent[effect] / open_ended(0.7, effect)
         error[effect] = ratios[effect] * ends.units.std() / ends.units.mean() / math.sqrt(runs)
-        few = min(runs, 300)
-        rule = {"gbstats": peers.gbstats}
+        few = min(runs, 1000)
+        rule: dict[str, peers.Rule] = {"gbstats": peers.gbstats}
         _, at = peers.promoted(seeded(name), binary(0.7, effect), few, round(20 * open_ended(0.7, effect)) * 2, rule)[
             "gbstats"
         ]
@@ -47,7 +48,7 @@ def sample_size(size: Size) -> list[Row]:
             spent[0.05],
             {"gbstats": theirs[0.05] * open_ended(0.7, 0.05), "bound": open_ended(0.7, 0.05)},
             {"standard_error": error[0.05] * open_ended(0.7, 0.05)},
-            size.runs(2000),
+            size.runs(cells[0.05]),
         ),
     ]
 
@@ -72,15 +73,19 @@ class Loop:
         self.units = np.zeros(self.effects.shape, dtype=int)
         for t in range(1, effects.size + 1):
             needed = np.array([-math.log(sequence.level(0.05, t, n)) for n in self.promoted.sum(axis=1).tolist()])
-            limits = {"better": needed, "harm": math.log(1 / HARM), "futile": math.log(1 / FUTILITY)}
+            limits: dict[str, float | Floats] = {
+                "better": needed,
+                "harm": math.log(1 / HARM),
+                "futile": math.log(1 / FUTILITY),
+            }
             world = loop_world(worlds, self.effects[:, t - 1])
             ends = race(rng, world, loops, MOST_UNITS, limits, min_effect=MIN_EFFECT, look=5)
             self.promoted[:, t - 1], self.units[:, t - 1] = ends.side == "better", ends.units
 
     @property
-    def false(self) -> np.ndarray:
+    def false(self) -> NDArray[np.bool_]:
         """Promotions of what is no better."""
-        return self.promoted & (self.effects <= 0)
+        return np.asarray(self.promoted & (self.effects <= 0))
 
     def discovery_rate(self) -> float:
         """The mean over loops of the share of promotions that are false."""
@@ -92,17 +97,15 @@ class Loop:
 
 
 def loop_world(name: str, effects: Floats) -> World:
-    """Plain requests at an even split; or everything at once: sticky users, a ramp, a trend, outcomes that stay away."""
+    """Plain requests at an even split; or sticky users, a ramp, a trend, outcomes that stay away, all at once."""
     if name == "plain":
         return binary(0.7, effects)
-    return closed_units(
-        "poisson", 0.2, folding.PREDICTIONS_PER_UNIT, effects, shares="5-50", trend="step", heard=0.95
-    )
+    return closed_units("poisson", 0.2, folding.PREDICTIONS_PER_UNIT, effects, shares="5-50", trend="step", heard=0.95)
 
 
 def series(size: Size) -> list[Row]:
     """Loops of a hundred experiments at α = .05 by e-LOND, futility .1, a look every 5 units, without an end."""
-    loops = size.runs(200)
+    loops = size.runs(500)
     null, mixed = Loop(loops, np.zeros(100), "plain"), Loop(loops, MIXED, "plain")
     rivals = {name: _peer_series(rule, size.runs(30)) for name, rule in peers.RULES.items()}
     spent = mixed.units.mean()
@@ -165,7 +168,7 @@ def _peer_series(rule: peers.Rule, loops: int) -> dict[str, float]:
 
 def everything(size: Size) -> list[Row]:
     """Sticky users, a ramp with a trend, outcomes that stay away, and a series of 100: all in one."""
-    loops = size.runs(60)
+    loops = size.runs(200)
     null, mixed = Loop(loops, np.zeros(100), "everything"), Loop(loops, MIXED, "everything")
     return [
         Row(
@@ -185,7 +188,7 @@ def everything(size: Size) -> list[Row]:
 
 def units_of_analysis(size: Size) -> list[Row]:
     """A true +.05 on users with Poisson(10) predictions, correlation .2: three ways to ask, in their own currency."""
-    runs = size.runs(600)
+    runs = size.runs(3000)
     ways = {k: closed_units("poisson", 0.2, k, 0.05) for k in (1, folding.PREDICTIONS_PER_UNIT, 10)}
     entered = {k: race(seeded("users"), world, runs, 30_000, FOUND).units.mean() for k, world in ways.items()}
     asked = race(seeded("requests"), _clustered_requests(0.05), runs, 100_000, FOUND).units.mean()
@@ -212,7 +215,7 @@ def units_of_analysis(size: Size) -> list[Row]:
 def _clustered_requests(effect: float) -> World:
     """Every prediction has a coin of its own; ten in a row are of one user."""
 
-    def world(rng: np.random.Generator, runs: np.ndarray, start: int, size: int) -> tuple[Floats, Floats, Floats]:
+    def world(rng: np.random.Generator, runs: np.ndarray, _: int, size: int) -> tuple[Floats, Floats, Floats]:
         rates = np.repeat(users(rng, 0.7, 0.2, (len(runs), -(-size // 10))), 10, axis=1)[:, :size]
         w = rng.random(rates.shape) < 0.5
         return w.astype(float), (rng.random(rates.shape) < rates + effect * w).astype(float), np.full(size, 0.5)
@@ -221,7 +224,7 @@ def _clustered_requests(effect: float) -> World:
 
 
 def _score(effect: float, runs: int) -> float:
-    """Users until SCORE with per-user means finds the effect: statistics.md section 3, τ = .05 of its scale in units."""
+    """Users until the score test on per-user means, in information time with τ = .05, finds the effect."""
     rng, spent = seeded("score"), []
     for _ in range(runs):
         w = rng.random(30_000) < 0.5

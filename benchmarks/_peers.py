@@ -7,7 +7,7 @@ of (n, sum, sum of squares) of control and challenger whether it would promote t
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +68,8 @@ def halfwidth(n: Floats, error: Floats, alpha: float) -> Floats:
 
 
 def promoted(
-    rng: np.random.Generator, world: World, runs: int, units: int, rules: dict[str, Rule], look: int = 10
-) -> dict[str, tuple[Floats, Floats]]:
+    rng: np.random.Generator, world: World, runs: int, units: int, rules: Mapping[str, Rule], look: int = 10
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Per rule: which runs it promoted in, and after how many units (all of them where it did not)."""
     sums = np.zeros((runs, 2, 3))
     going, n = {name: np.full(runs, units) for name in rules}, 0

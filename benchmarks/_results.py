@@ -18,9 +18,8 @@ class Results:
     def __init__(self, benchmark: str) -> None:
         self._benchmark = benchmark
         self._lines: list[dict[str, Any]] = []
-        self._about = (
-            f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
-        )
+        machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
+        self._about = f"{machine}; load average {os.getloadavg()[0]:.1f} when it began"
         print(json.dumps({"benchmark": benchmark, "machine": self._about}), flush=True)
 
     def add(self, kind: str, **values: Any) -> None:
@@ -34,11 +33,16 @@ class Results:
         before, _, rest = PAGE.read_text().partition(begin)
         _, _, after = rest.partition(end)
         when = f"{datetime.now(UTC):%Y-%m-%d}, {self._about}."
-        tables = [table([line for line in self._lines if line["kind"] == kind]) for kind in self._kinds()]
-        PAGE.write_text("\n\n".join([before + begin, when, *tables, end + after]))
+        parts = [f"### {kind.capitalize()}\n\n{table(self._of(kind))}" for kind in self._kinds()]
+        PAGE.write_text("\n\n".join([before + begin, when, *parts, end + after]))
 
     def _kinds(self) -> list[str]:
-        return list(dict.fromkeys(line["kind"] for line in self._lines))
+        """Those with goals first."""
+        kinds = {line["kind"]: "goal" not in line for line in self._lines}
+        return sorted(kinds, key=kinds.__getitem__)
+
+    def _of(self, kind: str) -> list[dict[str, Any]]:
+        return [line for line in self._lines if line["kind"] == kind]
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -61,6 +65,6 @@ def met(value: float, goal: str) -> bool:
 
 
 def _cell(value: Any) -> str:
-    return (
-        "" if value is None else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    )
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "yes", False: "no"}[value]
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -60,7 +60,7 @@ async def bare(asked: dspy.Module, clients: int, warm: float, seconds: float) ->
     await asyncio.sleep(closing - time.perf_counter())
     spent = cpu_seconds(here) - before
     await working
-    load = Load(latencies, 0, seconds, spent, len(latencies))
+    load = Load(latencies, seconds, spent, len(latencies))
     return {**load.summary(), "rss_mb": round(here.memory_info().rss / 2**20)}
 
 

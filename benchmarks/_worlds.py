@@ -1,6 +1,6 @@
 """Simulated traffic: units in the order in which they mature, with a coin, a score, and many runs side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def sizes(law: str, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndar
     return np.minimum(2000, np.ceil(rng.random(shape) ** (-1 / tail))).astype(int)
 
 
-def users(rng: np.random.Generator, level: Floats | float, icc: float, shape: tuple[int, ...]) -> Floats:
+def users(rng: np.random.Generator, level: Floats | np.ndarray | float, icc: float, shape: tuple[int, ...]) -> Floats:
     """Each user's own rate of success: Beta, with this mean and this correlation within a user."""
     strength = 1 / icc - 1
     mean = np.broadcast_to(np.clip(level, 0.01, 0.99), shape)
@@ -98,7 +98,7 @@ def race(
     world: World,
     runs: int,
     units: int,
-    thresholds: dict[str, float | Floats],
+    thresholds: Mapping[str, float | Floats],
     *,
     min_effect: float | None = None,
     look: int = 1,
@@ -126,7 +126,7 @@ def race(
 
 
 def first_crossing(
-    found: dict[str, Floats], thresholds: dict[str, float | Floats], seen: np.ndarray
+    found: Mapping[str, Floats], thresholds: Mapping[str, float | Floats], seen: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Per run the first look at which a side is over, and which; harm before better before futile at one look."""
     runs = len(next(iter(found.values())))

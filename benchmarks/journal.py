@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import sqlalchemy as sa
+import uvloop
 
 from benchmarks._load import percentile
 from benchmarks._results import Results, middle
@@ -128,7 +129,7 @@ def measure(way: str, url: str, clients: int, seconds: float) -> dict[str, Any]:
     """One round on a new database: rows per second, and what an acknowledgement took."""
     migrate_at(url)
     cpu, began = time.process_time(), time.perf_counter()
-    took = single(url, clients, seconds) if way == "single" else asyncio.run(grouped(url, clients, seconds))
+    took = single(url, clients, seconds) if way == "single" else uvloop.run(grouped(url, clients, seconds))
     passed, spent = time.perf_counter() - began, time.process_time() - cpu
     return {
         "rows_per_s": round(len(took) / passed),

@@ -125,10 +125,10 @@ def cell(results: Results, systems: Systems, delay: float, clients: int, options
         results.add("measured", **about, system=name, **middle(rounds))
     for system in systems.ours:
         ratios = middle(map(_ratio, found[system.name], found["fastapi"]))
-        _judge(results, f"{system.name} / fastapi", about, ratios, RATIOS.get((delay, clients), {}))
+        _judge(results, "ratio to fastapi", system, about, ratios, RATIOS.get((delay, clients), {}))
         if goals := VALUES.get((delay, clients)):
-            values = {name: middle(found[system.name])[name] for name in ratios}
-            _judge(results, system.name, about, values, goals)
+            values = middle(found[system.name])
+            _judge(results, "reached", system, about, {name: values[name] for name in goals}, goals)
 
 
 def measure(system: System, clients: int, warm: float, seconds: float) -> dict[str, Any]:
@@ -151,10 +151,17 @@ def _ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
     return {name: ours[name] / max(theirs[name], 1e-9) for name in ("requests_per_s", "p99_ms", "cpu_s_per_1000")}
 
 
-def _judge(results: Results, what: str, about: dict[str, Any], values: dict[str, float], goals: dict[str, str]) -> None:
+def _judge(
+    results: Results,
+    kind: str,
+    system: System,
+    about: dict[str, Any],
+    values: dict[str, float],
+    goals: dict[str, str],
+) -> None:
     results.add(
-        "compared",
-        what=what,
+        kind,
+        system=system.name,
         **about,
         **values,
         goal=", ".join(f"{name} {goal}" for name, goal in goals.items()) or None,
@@ -208,11 +215,11 @@ async def _reported(system: System, commits: SingleCommits, number: int) -> tupl
     reader, writer = await asyncio.open_connection("127.0.0.1", system.port)
     reported, committed = [], []
     for at in range(number):
-        _, answer = await load.exchange(reader, writer, system.path, load.prediction_body(at))
+        answer = await load.exchange(reader, writer, system.path, load.prediction_body(at))
         item = {"prediction_id": json.loads(answer)["prediction_id"], "metric": "correct", "value": True}
         body = json.dumps({"outcomes": [item]}).encode()
         began = time.perf_counter()
-        _, answer = await load.exchange(reader, writer, "/v1/outcomes", body)
+        answer = await load.exchange(reader, writer, "/v1/outcomes", body)
         reported.append(time.perf_counter() - began)
         assert json.loads(answer)["results"][0]["status"] == "accepted", answer
         committed.append(commits.commit())

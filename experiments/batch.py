@@ -5,12 +5,15 @@ an operator who plans cannot wait for a thousand experiments folded one by one. 
 column per unit, in the order in which the units mature; bets are the last axis.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_ndtr
 
-from experiments.betting import BETS, CAP, CENTRE_RANGE, FUTILITY_BETS, FUTILITY_WEIGHTS, LEAST_SCALE, REACH, WEIGHTS
+from experiments.betting import AIM, CAP, CENTRE_RANGE, FUTILITY_BETS, FUTILITY_WEIGHTS, LEAST_SCALE, REACH, prior
+from experiments.ratio import LEAST_UNITS, NOISE, TAU
 from experiments.strata import Floats
 
 
@@ -62,10 +65,11 @@ class Batch:
     ) -> None:
         self.moments = np.zeros((runs, 2, 3))
         self.sides: dict[str, Bettor] = {}
+        effects, weights = prior(margin or min_effect or AIM)
         if "better" in sides:
-            self.sides["better"] = Bettor(runs, -margin, BETS, WEIGHTS)
+            self.sides["better"] = Bettor(runs, -margin, effects, weights)
         if "harm" in sides:
-            self.sides["harm"] = Bettor(runs, -margin, BETS, WEIGHTS, mirrored=True)
+            self.sides["harm"] = Bettor(runs, -margin, effects, weights, mirrored=True)
         if "futile" in sides and min_effect is not None:
             bets = min_effect * FUTILITY_BETS
             self.sides["futile"] = Bettor(runs, min_effect, bets, FUTILITY_WEIGHTS, mirrored=True)
@@ -92,8 +96,8 @@ class Batch:
         scatter = np.maximum(0, squares - 2 * centre * total + n * centre * centre)
         return centre, np.maximum(LEAST_SCALE, (scatter + centre * (1 - centre)) / (n + 1))
 
-    def keep(self, runs: Floats) -> None:
-        """Go on with some of the runs only: a mask, or their numbers."""
+    def keep(self, runs: NDArray[np.bool_]) -> None:
+        """Go on with some of the runs only."""
         self.moments = self.moments[runs]
         for side in self.sides.values():
             side.capital = side.capital[runs]
@@ -102,3 +106,44 @@ class Batch:
         for arm in (0, 1):
             here = count * (w == arm)
             self.moments[:, arm] += np.stack([here.sum(1), (here * y).sum(1), (here * y * y).sum(1)], axis=1)
+
+
+class Logs:
+    """The evidence of one comparison on an unbounded metric: `ratio`'s score process, with the spread taken as known.
+
+    Sums of log values are drawn as normal. `improvement` is the true log ratio, more being better.
+    """
+
+    def __init__(
+        self, runs: int, improvement: float, deviation: float, *, margin: float, min_effect: float | None
+    ) -> None:
+        self._improvement, self._deviation = improvement, deviation
+        self._nulls = {"better": (-math.log1p(margin), 1), "harm": (-math.log1p(margin), -1)}
+        if min_effect is not None:
+            self._nulls["futile"] = (math.log1p(min_effect), -1)
+        self._weight, self._sum, self._units = np.zeros(runs), np.zeros(runs), np.zeros((runs, 2))
+
+    def fold(
+        self,
+        rng: np.random.Generator,  # noqa: TID251 -- seeded by its caller
+        control: NDArray[np.int64],
+        challenger: NDArray[np.int64],
+    ) -> dict[str, Floats]:
+        """Log e-values after so many more units per arm, each block a stratum of its own; 0 while there are too few."""
+        weight = control * challenger / np.maximum(1, control + challenger)
+        self._sum += rng.normal(self._improvement * weight, self._deviation * np.sqrt(weight))
+        self._weight += weight
+        self._units += np.stack([control, challenger], axis=1)
+        variance = self._deviation**2 + NOISE**2
+        information, rho = self._weight / variance, 1 / (TAU**2 * variance)
+        trusted = (self._units >= LEAST_UNITS).all(axis=1)
+        found = {}
+        for side, (null, sign) in self._nulls.items():
+            t, whole = sign * (self._sum - null * self._weight) / variance, information + rho
+            log_e = math.log(2) + 0.5 * np.log(rho / whole) + t * t / (2 * whole) + log_ndtr(t / np.sqrt(whole))
+            found[side] = np.where(trusted, log_e, 0.0)
+        return found
+
+    def keep(self, runs: NDArray[np.bool_]) -> None:
+        """Go on with some of the runs only."""
+        self._weight, self._sum, self._units = self._weight[runs], self._sum[runs], self._units[runs]

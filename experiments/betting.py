@@ -17,6 +17,7 @@ p_a/m, (1 − p_a)/(1 − m) with p_b = m + (1 − π)k, p_a = m − πk.
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import msgspec
 import numpy as np
@@ -25,12 +26,15 @@ from scipy.special import logsumexp
 
 from experiments.strata import Cells, Floats, Moments, Stratum, absorb, arms, contrast, group
 
-BETS: Floats = np.geomspace(0.005, 0.32, 12)
-"""The effects bet on, k_j."""
+AIM = 0.03
+"""The effect that matters where neither a margin nor a least effect says so."""
+BETS = 12
+"""How many effects are bet on at once."""
 TAUS = (0.03, 0.12)
-"""Scales of the two half-normal laws that weigh the bets, half each."""
-FUTILITY_BETS: Floats = np.array([0.7, 1.0, 1.6, 3.0])
-"""The bets against the least effect of interest, in units of it."""
+"""Scales of the two normal laws, half each, that `estimate_debiased` takes effects to follow."""
+FUTILITY_BETS: Floats = np.array([0.8, 1.0, 1.3, 1.8])
+"""The bets against the least effect of interest, in units of it: close to 1, the best bet while there is no effect."""
+FUTILITY_WEIGHTS: Floats = np.array([0.3, 0.35, 0.25, 0.1])
 CAP = 0.9
 """The most a bet may lose on one unit."""
 REACH = 0.5
@@ -44,14 +48,21 @@ LEAST_SCALE = 0.01
 _CHUNK = 64
 
 
-def _weights() -> Floats:
-    densities = BETS * np.exp(-0.5 * (BETS / np.array(TAUS)[:, None]) ** 2)  # times BETS: they are log-spaced
-    weights: Floats = (densities / densities.sum(axis=1, keepdims=True)).mean(axis=0)
-    return weights
+@cache
+def prior(aim: float) -> tuple[Floats, Floats]:
+    """The effects k_j bet on and their weights w_j, where effects from about `aim` on matter.
 
-
-WEIGHTS: Floats = _weights()
-FUTILITY_WEIGHTS: Floats = np.array([0.25, 0.4, 0.25, 0.1])
+    Log-uniform between two thirds of the aim and nine times it (0.27 at least), with soft ends. At the default aim this
+    keeps the expected sample size within 1.40 of the least that any open-ended test needs, for every effect from .02 to
+    .20; half-normal weights of scales .03 and .12 need 1.56 there. The aim is fixed before the first unit, so any is
+    valid. Both arrays are read-only.
+    """
+    widest = max(9 * AIM, 9 * aim)
+    effects: Floats = np.geomspace(aim / 6, 1.2 * widest, BETS)
+    weights: Floats = 1 / (1 + (aim / 1.5 / effects) ** 6 + (effects / widest) ** 6)
+    weights /= weights.sum()
+    effects.flags.writeable = weights.flags.writeable = False
+    return effects, weights
 
 
 class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
@@ -74,6 +85,11 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
         if self.min_effect is not None and not 0 < self.min_effect <= 1:
             raise ValueError(f"min_effect: {self.min_effect!r} is not above 0 and at most 1 on the score's scale")
 
+    @property
+    def aim(self) -> float:
+        """The effect, from the null on, that is worth finding: the margin where there is one, else the least effect."""
+        return self.margin or self.min_effect or AIM
+
     def fold(self, w: ArrayLike, y: ArrayLike, pi: ArrayLike) -> "Betting":
         """The evidence after one closed block; the order of its rows makes no difference, bit for bit.
 
@@ -83,14 +99,14 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
         block = group(w, y, pi)
         if any(cells.y.min() < 0 or cells.y.max() > 1 for cells in block):
             raise ValueError("y must lie in [0, 1]")
-        nulls = _nulls(self.margin)
+        nulls, (bets, _) = _nulls(self.margin), prior(self.aim)
         up, down = _unpack(self.up, BETS), _unpack(self.down, BETS)
-        futile = None if self.futile is None else _unpack(self.futile, FUTILITY_BETS)
+        futile = None if self.futile is None else _unpack(self.futile, len(FUTILITY_BETS))
         for cells in block:
             centre, scale = forecast(self.strata, cells.pi)
-            up = up + log_growth(cells, centre, scale, nulls, BETS)
+            up = up + log_growth(cells, centre, scale, nulls, bets)
             mirrored = Cells(pi=cells.pi, w=cells.w, y=1 - cells.y, count=cells.count)
-            down = down + log_growth(mirrored, 1 - centre, scale, -nulls, BETS)
+            down = down + log_growth(mirrored, 1 - centre, scale, -nulls, bets)
             if futile is not None and self.min_effect is not None:
                 least = np.array([-self.min_effect])
                 futile = futile + log_growth(mirrored, 1 - centre, scale, least, self.min_effect * FUTILITY_BETS)
@@ -104,17 +120,21 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
 
     def log_e_better(self) -> float:
         """Log evidence against "the effect is at most -margin"."""
-        return float(_mixed(_unpack(self.up, BETS)[_nulls(self.margin) == -self.margin], WEIGHTS)[0])
+        return self._at_null(self.up)
 
     def log_e_harm(self) -> float:
         """Log evidence against "the effect is at least -margin"."""
-        return float(_mixed(_unpack(self.down, BETS)[_nulls(self.margin) == -self.margin], WEIGHTS)[0])
+        return self._at_null(self.down)
 
     def log_e_futile(self) -> float | None:
         """Log evidence against "the effect is at least min_effect"; None without a min_effect."""
         if self.futile is None:
             return None
-        return float(_mixed(_unpack(self.futile, FUTILITY_BETS), FUTILITY_WEIGHTS)[0])
+        return float(_mixed(_unpack(self.futile, len(FUTILITY_BETS)), FUTILITY_WEIGHTS)[0])
+
+    def _at_null(self, packed: bytes) -> float:
+        _, weights = prior(self.aim)
+        return float(_mixed(_unpack(packed, BETS)[_nulls(self.margin) == -self.margin], weights)[0])
 
     def means(self) -> tuple[Moments, Moments]:
         """The plain moments of control and challenger, over all splits."""
@@ -126,10 +146,10 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
         return None if found is None else found.difference
 
     def estimate_debiased(self) -> float | None:
-        """The effects bet on, weighted by the capital that each would hold; None while an arm is empty.
+        """The mean of the effects, weighted by the capital that a bet on each would hold; None while an arm is empty.
 
         To second order a bet on δ holds exp((δd − δ²/2)/V), where d is the estimate and V = s²/D its variance.
-        Weighting by the bets' own prior ½N(0, τ₁²) + ½N(0, τ₂²) gives a posterior mean in closed form. It takes back
+        Weighting by a prior ½N(0, τ₁²) + ½N(0, τ₂²) of effects gives a posterior mean in closed form. It takes back
         the better part of what stopping at a high moment adds to d (the winner's curse).
         """
         found = contrast(self.strata)
@@ -148,16 +168,16 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
         Where the effect moved so far that every constant one is refuted, the two ends change places: the effect was
         below the first and above the second at some time.
         """
-        nulls = _nulls(self.margin)
+        nulls, (_, weights) = _nulls(self.margin), prior(self.aim)
         level = math.log(2 / alpha)
-        lower = _last_refuted(nulls, _unpack(self.up, BETS), level)
-        upper = -_last_refuted(-nulls[::-1], _unpack(self.down, BETS)[::-1], level)
+        lower = _last_refuted(nulls, _unpack(self.up, BETS), weights, level)
+        upper = -_last_refuted(-nulls[::-1], _unpack(self.down, BETS)[::-1], weights, level)
         return min(lower, upper), max(lower, upper)
 
 
 def begin(*, margin: float = 0.0, min_effect: float | None = None) -> Betting:
     """No evidence yet. `margin` and `min_effect` on the score's scale, [0, 1]. Raises: ValueError outside it."""
-    blank = _pack(np.zeros((len(_nulls(margin)), len(BETS))))
+    blank = _pack(np.zeros((len(_nulls(margin)), BETS)))
     futile = None if min_effect is None else _pack(np.zeros((1, len(FUTILITY_BETS))))
     return Betting(margin=margin, min_effect=min_effect, up=blank, down=blank, futile=futile)
 
@@ -196,14 +216,14 @@ def log_growth(cells: Cells, centre: float, scale: float, nulls: Floats, bets: F
     return growth
 
 
-def _last_refuted(nulls: Floats, capital: Floats, level: float) -> float:
+def _last_refuted(nulls: Floats, capital: Floats, weights: Floats, level: float) -> float:
     """A null effect that evidence of at least `level` refutes, with all below it; close to the greatest such.
 
     Among nulls under the same bets, evidence falls as the null rises, and the log capital of each bet is a concave
     function of the null (a sum of logs of affine functions). So the chord between two nulls understates it: where the
     mixture of chords crosses the level, the true one is still above. Rounding goes outward.
     """
-    refuted = _mixed(capital, WEIGHTS) >= level
+    refuted = _mixed(capital, weights) >= level
     if not refuted[0]:
         return -1.0
     last = len(nulls) - 1 if refuted.all() else int(np.argmin(refuted)) - 1
@@ -213,7 +233,7 @@ def _last_refuted(nulls: Floats, capital: Floats, level: float) -> float:
     for _ in range(40):
         middle = (low + high) / 2
         chord = (1 - middle) * capital[last] + middle * capital[last + 1]
-        low, high = (middle, high) if _mixed(chord, WEIGHTS) >= level else (low, middle)
+        low, high = (middle, high) if _mixed(chord, weights) >= level else (low, middle)
     return float((1 - low) * nulls[last] + low * nulls[last + 1])
 
 
@@ -233,5 +253,5 @@ def _pack(capital: Floats) -> bytes:
     return capital.astype("<f8").tobytes()
 
 
-def _unpack(packed: bytes, bets: Floats) -> Floats:
-    return np.frombuffer(packed, "<f8").astype(np.float64).reshape(-1, len(bets))
+def _unpack(packed: bytes, bets: int) -> Floats:
+    return np.frombuffer(packed, "<f8").astype(np.float64).reshape(-1, bets)

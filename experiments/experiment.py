@@ -38,8 +38,9 @@ class Holdback(msgspec.Struct, frozen=True, kw_only=True):
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     """One experiment as it stands.
 
-    `challengers` are variant names beside the `champion` they are weighed against. `metrics` holds the goal's and the
-    guardrails' definitions as they were at creation. `split` is the opening one (variant to share). `level` is the
+    `challengers` are variant names beside the `champion` they are weighed against. `saving` is the cost metric that has
+    to fall under the objective `as_good_and_cheaper`, None under `better`. `metrics` holds the definitions of goal,
+    guardrails and saving as they were at creation. `split` is the opening one (variant to share). `level` is the
     e-LOND level of its promotion, fixed at start (None before, and for A/A). `deadline` is how long a prediction of
     this program may take. `holdback` is there once a promotion was put under watch. `version` counts changes, for
     compare-and-set. Times in µs.
@@ -55,6 +56,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     challengers: tuple[str, ...]
     goal: str
     guardrails: tuple[str, ...]
+    saving: str | None = None
     metrics: dict[str, Metric]
     settings: ExperimentSettings
     promotion: Literal["auto", "recommend"]
@@ -72,6 +74,21 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     def arms(self) -> tuple[str, ...]:
         """The champion, then the challengers."""
         return (self.champion, *self.challengers)
+
+    @property
+    def aim(self) -> str:
+        """The metric on which a challenger has to be better: the goal, or the cost when being as good is enough."""
+        return self.saving or self.goal
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What a promotion claims: better on the goal; or no worse on it by its margin, and cheaper."""
+        return (self.goal,) if self.saving is None else (self.goal, self.saving)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Every metric on which the arms are compared: what a promotion claims, then the guardrails."""
+        return (*self.objectives, *self.guardrails)
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -52,17 +52,17 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def log_e_better(self) -> float | None:
-        """Evidence that the challenger is better (on a guardrail: not worse by the margin)."""
+        """Evidence that the challenger is better (where it need not be: not worse by the margin)."""
         return self.process.log_e_better() if self.latches.better is None else self.latches.better
 
     @property
     def log_e_harm(self) -> float | None:
-        """Evidence that the challenger is worse (on a guardrail: worse by more than the margin)."""
+        """Evidence that the challenger is worse (where it may be: worse by more than the margin)."""
         return self.process.log_e_harm() if self.latches.harm is None else self.latches.harm
 
     @property
     def log_e_futile(self) -> float | None:
-        """Evidence that the challenger is not better by the minimum detectable effect; None on guardrails."""
+        """Evidence that the challenger is not better by the minimum detectable effect; None where it need not be."""
         return self.process.log_e_futile() if self.latches.futile is None else self.latches.futile
 
 
@@ -108,7 +108,7 @@ def begin(experiment: Experiment) -> Evidence:
         comparisons=tuple(
             Comparison(challenger, metric, _process(experiment, metric))
             for challenger in experiment.challengers
-            for metric in (experiment.goal, *experiment.guardrails)
+            for metric in experiment.compared
         ),
         balance=validity.begin(experiment.arms),
         arrival=validity.begin(experiment.arms),
@@ -117,17 +117,17 @@ def begin(experiment: Experiment) -> Evidence:
 
 def _process(experiment: Experiment, name: str) -> Betting | Ratio:
     metric = experiment.metrics[name]
-    goal = name == experiment.goal
-    margin = 0.0 if goal else metric.allowance
+    aim = name == experiment.aim
+    margin = 0.0 if aim else metric.allowance
     if not metric.bounded:
         return ratio.begin(
             margin=margin,
-            min_effect=experiment.settings.min_effect if goal else None,
+            min_effect=experiment.settings.min_effect if aim else None,
             lower_is_better=metric.lower_is_better,
         )
     low, high = metric.bounds
     return betting.begin(
-        margin=margin / (high - low), min_effect=experiment.settings.min_effect / (high - low) if goal else None
+        margin=margin / (high - low), min_effect=experiment.settings.min_effect / (high - low) if aim else None
     )
 
 
@@ -143,7 +143,7 @@ def block_span(experiment: Experiment, number: int) -> tuple[int, int]:
 
 
 def complete(experiment: Experiment, units: Iterable[Entrant], horizon: int) -> bool:
-    """Whether nothing that may still arrive can change what these units contribute.
+    """Whether these units have all that they wait for; a source more trusted than one that spoke is not waited for.
 
     `horizon` (µs) is the time up to which every prediction and outcome is known to be stored.
     """
@@ -233,7 +233,7 @@ def fold(
     """
     if number < evidence.blocks:
         raise ValueError(f"block {number} was folded already; the next is {evidence.blocks}")
-    values = {name: [unit_value(experiment, name, unit, cut) for unit in units] for name in _folded_metrics(experiment)}
+    values = {name: [unit_value(experiment, name, unit, cut) for unit in units] for name in experiment.compared}
     arrived = [unit for unit, value in zip(units, values[experiment.goal], strict=True) if value is not None]
     arrival = evidence.arrival
     for epoch, counts in _count(arrived).items():
@@ -248,10 +248,6 @@ def fold(
         ),
         arrival=arrival,
     )
-
-
-def _folded_metrics(experiment: Experiment) -> tuple[str, ...]:
-    return (experiment.goal, *experiment.guardrails)
 
 
 def _count(units: Iterable[Entrant]) -> dict[int, Counter[str]]:
@@ -280,10 +276,14 @@ def _fold_one(
     """Fold the units of the two arms compared; with other arms left out, the coin is the one between these two."""
     metric = experiment.metrics[comparison.metric]
     pair = (experiment.champion, comparison.challenger)
-    rows = [(u, v) for u, v in zip(units, values, strict=True) if v is not None and u.arm in pair]
+    rows = [
+        (u, v)
+        for u, v in zip(units, values, strict=True)
+        if v is not None and u.arm in pair and splits[u.epoch].get(comparison.challenger)  # still on traffic
+    ]
     if not rows:
         return comparison.process
-    shares = [(splits[u.epoch][pair[0]], splits[u.epoch][pair[1]]) for u, _ in rows]
+    shares = [(splits[u.epoch].get(pair[0], 0.0), splits[u.epoch][pair[1]]) for u, _ in rows]
     return comparison.process.fold(
         np.array([u.arm == comparison.challenger for u, _ in rows]),
         np.array([metric.score(v) if metric.bounded else v for _, v in rows]),

@@ -7,8 +7,8 @@ it was chosen for being favourable. With one e-process of harm per metric, their
     E = (1/G) Σ_g E_g
 
 is one too, whatever the metrics have to do with each other (Vovk & Wang 1912.06116, section 3), and its null is "the
-promoted variant is not worse on the goal, nor by more than its margin on any guardrail". Hence one number against one
-level, at least as sharp as asking each metric for G times the evidence.
+promoted variant is not worse on what it was promoted for, nor by more than its margin on anything else". Hence one
+number against one level, at least as sharp as asking each metric for G times the evidence.
 """
 
 import math
@@ -107,7 +107,7 @@ def decide(experiment: Experiment, evidence: Evidence) -> Ruling:
     log_e = log_e_harm(evidence)
     if log_e >= math.log(1 / LEVEL):
         worst = max(evidence.comparisons, key=lambda c: c.log_e_harm or 0.0)
-        margin = "" if worst.metric == experiment.goal else " by more than its margin"
+        margin = "" if worst.metric == experiment.aim else " by more than its margin"
         return Revert(
             f"After its promotion {promoted!r} is worse than {former!r}, the former champion, on "
             f"{worst.metric!r}{margin} (e-value {math.exp(min(log_e, 300.0)):.3g}, needed {1 / LEVEL:g})."

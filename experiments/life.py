@@ -9,9 +9,10 @@ from msgspec import UNSET
 from experiments.errors import Conflict, Fault, Invalid, nearest
 from experiments.experiment import Experiment, State, Verdict
 from experiments.metrics import Metric
-from experiments.settings import ExperimentOptions, check_split
+from experiments.settings import ExperimentOptions, ExperimentSettings, check_split
 
 MAX_CHALLENGERS = 10
+_LONGEST_NAME = 64
 
 Action = Literal["start", "pause", "resume", "stop", "promote", "rollback"]
 _ALLOWED: dict[Action, frozenset[State]] = {
@@ -50,7 +51,7 @@ def draft(  # noqa: PLR0913 -- what a draft is made of, each by its name
 
     Raises: Invalid, with a fault for each field that is wrong.
     """
-    challengers = (f"{champion}-aa",) if wanted.aa else wanted.challengers
+    challengers = (twin_name(champion),) if wanted.aa else wanted.challengers
     faults = _arm_faults(wanted, champion, variants)
     goal = wanted.goal or next((name for name, metric in metrics.items() if metric.role == "goal"), None)
     guardrails = wanted.guardrails
@@ -58,8 +59,11 @@ def draft(  # noqa: PLR0913 -- what a draft is made of, each by its name
         guardrails = tuple(name for name, metric in metrics.items() if metric.role == "guardrail" and name != goal)
     faults += _metric_faults(goal, guardrails, metrics)
     options = wanted.over(defaults)
-    if options.objective == "as_good_and_cheaper":
-        faults.append(Fault("/objective", "as_good_and_cheaper is not available yet; allowed: better"))
+    saving = None
+    if options.objective == "as_good_and_cheaper" and goal is not None and goal in metrics:
+        saving, metrics = _saving(metrics)
+        guardrails = tuple(name for name in guardrails if name != saving)
+        faults += _objective_faults(goal, saving, metrics)
     if faults or goal is None:
         raise Invalid(faults[0].message, faults=faults)
     try:
@@ -67,15 +71,7 @@ def draft(  # noqa: PLR0913 -- what a draft is made of, each by its name
         split = _opening_split(wanted, defaults, champion, challengers, settings.ramp)
     except ValueError as error:
         raise Invalid.at("/" + str(error).partition(":")[0].partition(" ")[0], str(error)) from None
-    low, high = metrics[goal].bounds
-    if metrics[goal].bounded and settings.min_effect >= high - low:
-        raise Invalid.at(
-            "/min_effect", f"{settings.min_effect:g} is not below the goal's whole range of {high - low:g}"
-        )
-    if settings.max_units < settings.min_units * (1 + len(challengers)):
-        raise Invalid.at(
-            "/max_units", f"{settings.max_units} leaves no room for min_units={settings.min_units} in every arm"
-        )
+    _check_sizes(settings, metrics[saving or goal], arms=1 + len(challengers))
     return Experiment(
         experiment_id=experiment_id,
         program=wanted.program,
@@ -84,7 +80,8 @@ def draft(  # noqa: PLR0913 -- what a draft is made of, each by its name
         challengers=challengers,
         goal=goal,
         guardrails=guardrails,
-        metrics={name: metrics[name] for name in (goal, *guardrails)},
+        saving=saving,
+        metrics={name: metrics[name] for name in (goal, *guardrails, *([saving] if saving else []))},
         settings=settings,
         promotion="recommend" if metrics[goal].expected == "volunteered" else promotion,
         aa=wanted.aa,
@@ -92,6 +89,11 @@ def draft(  # noqa: PLR0913 -- what a draft is made of, each by its name
         deadline=deadline,
         created_at=now,
     )
+
+
+def twin_name(champion: str) -> str:
+    """What the champion's twin in an A/A experiment is called: `CHAMPION-aa`, cut to the length of a name."""
+    return f"{champion[: _LONGEST_NAME - 3]}-aa"
 
 
 def _arm_faults(wanted: NewExperiment, champion: str, variants: Collection[str]) -> list[Fault]:
@@ -130,6 +132,42 @@ def _metric_faults(goal: str | None, guardrails: Collection[str], metrics: Mappi
         elif metrics[name].margin is None and metrics[name].kind != "error":
             faults.append(Fault(f"/guardrails/{place}", f"{name!r} has no `margin` in its definition"))
     return faults
+
+
+def _saving(metrics: Mapping[str, Metric]) -> tuple[str, Mapping[str, Metric]]:
+    """The metric that has to fall, and all metrics with it: a declared one of kind cost, else one called `cost`."""
+    declared = next((name for name, metric in metrics.items() if metric.kind == "cost"), None)
+    return (declared, metrics) if declared else ("cost", {"cost": Metric(kind="cost"), **metrics})
+
+
+def _objective_faults(goal: str, saving: str, metrics: Mapping[str, Metric]) -> list[Fault]:
+    faults = []
+    if metrics[saving].kind != "cost":
+        faults.append(
+            Fault(
+                "/objective", f"as_good_and_cheaper needs a metric of kind cost; {saving!r} is {metrics[saving].kind}"
+            )
+        )
+    if goal == saving:
+        faults.append(Fault("/goal", f"{goal!r} is what has to fall already; as good on what? Name another metric"))
+    elif metrics[goal].margin is None and metrics[goal].kind != "error":
+        faults.append(
+            Fault("/objective", f"as_good_and_cheaper needs a `margin` on {goal!r}: how much worse is still as good")
+        )
+    return faults
+
+
+def _check_sizes(settings: ExperimentSettings, aim: Metric, arms: int) -> None:
+    """Raises: Invalid where an effect or a number of units can never be reached."""
+    low, high = aim.bounds
+    if aim.bounded and settings.min_effect >= high - low:
+        raise Invalid.at(
+            "/min_effect", f"{settings.min_effect:g} is not below the goal's whole range of {high - low:g}"
+        )
+    if settings.max_units < settings.min_units * arms:
+        raise Invalid.at(
+            "/max_units", f"{settings.max_units} leaves no room for min_units={settings.min_units} in every arm"
+        )
 
 
 def _opening_split(
@@ -180,7 +218,7 @@ def concluded(experiment: Experiment, verdict: Verdict, reason: str, now: int) -
 
 
 def reshared(experiment: Experiment, split: dict[str, float]) -> Experiment:
-    """The experiment without its ramp: somebody set the split by hand. A draft opens with that split."""
-    settings = msgspec.structs.replace(experiment.settings, ramp=())
+    """The experiment with a split set by hand: no ramp and no evidence moves it any more. A draft opens with it."""
+    settings = msgspec.structs.replace(experiment.settings, ramp=(), allocation="fixed")
     opening = split if experiment.state == "draft" else experiment.split
     return msgspec.structs.replace(experiment, settings=settings, split=opening)

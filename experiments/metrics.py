@@ -94,7 +94,8 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def effect(self, difference: float) -> float:
         """A difference of scores in the metric's own unit and direction."""
         low, high = self.bounds
-        return -difference * (high - low) if self.lower_is_better else difference * (high - low)
+        change = difference * (high - low)
+        return 0.0 - change if self.lower_is_better else change
 
     def check_value(self, value: bool | float) -> float:
         """The number a reported value stands for. Raises: ValueError naming what the metric takes."""

@@ -2,7 +2,6 @@
 
 import re
 from decimal import Decimal, InvalidOperation
-from functools import lru_cache
 
 SECOND = 1_000_000
 """Microseconds in a second, the unit of every time and duration."""
@@ -13,11 +12,7 @@ _UNITS = {"ms": SECOND // 1000, "s": SECOND, "m": 60 * SECOND, "h": 3600 * SECON
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|m|h|d)")
 _LONGEST = 3660 * _UNITS["d"]
 
-_read_once = lru_cache(maxsize=1024, typed=True)
-"""The same few deadlines and prices are read for every request; typed, because True equals 1 and is no amount."""
 
-
-@_read_once
 def duration(written: str | float) -> int:
     """Microseconds of `90`, `0.5` (seconds), `"30s"`, `"5m"`, `"24h"` or `"90d"`; ten years at most.
 
@@ -49,7 +44,6 @@ def fraction(written: str | float) -> float:
     return value
 
 
-@_read_once
 def money(written: str | float) -> int:
     """Picodollars of a dollar amount, exactly. A float counts as its shortest decimal writing (0.15 is 15 cents).
 

@@ -12,6 +12,7 @@ from experiments.decision import (
     FUTILITY,
     GUARDRAIL,
     Conclude,
+    Drop,
     Fill,
     Keep,
     Ruling,
@@ -59,7 +60,10 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 class ComparisonReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One challenger against the champion on one metric. Effects in the metric's unit; ratios less 1 if unbounded."""
+    """One challenger against the champion on one metric. Effects in the metric's unit; ratios less 1 if unbounded.
+
+    `role` is goal for all that a promotion claims: under `as_good_and_cheaper` the goal and the cost.
+    """
 
     challenger: str
     metric: str
@@ -180,6 +184,8 @@ def _recommended(experiment: Experiment, ruling: Ruling) -> str:
             return {"rollback": "stop: the challenger does harm", "invalid": "stop: the data cannot be trusted"}.get(
                 verdict, f"stop: {verdict}"
             )
+        case Drop(challenger=challenger):
+            return f"take {challenger} off traffic"
         case Step():
             return "raise the challenger's share"
         case Fill() | Keep():
@@ -212,14 +218,14 @@ def _arm(
 
 def _comparison(experiment: Experiment, comparison: Comparison) -> ComparisonReport:
     metric = experiment.metrics[comparison.metric]
-    goal = comparison.metric == experiment.goal
-    alpha = 2 * math.exp(-promotion_threshold(experiment)) if goal else 2 * GUARDRAIL
+    claimed = comparison.metric in experiment.objectives
+    alpha = 2 * math.exp(-promotion_threshold(experiment)) if claimed else 2 * GUARDRAIL
     lower, upper = comparison.process.interval(alpha)
     debiased = comparison.process.estimate_debiased()
     return ComparisonReport(
         challenger=comparison.challenger,
         metric=comparison.metric,
-        role="goal" if goal else "guardrail",
+        role="goal" if claimed else "guardrail",
         direction="lower" if metric.lower_is_better else "higher",
         estimate=_own_unit(metric, comparison.process.estimate()),
         estimate_debiased=_own_unit(metric, debiased),
@@ -291,17 +297,17 @@ def series_points(experiment: Experiment, evidence: Evidence, at: int) -> list[P
 
 
 def _units_expected(experiment: Experiment, evidence: Evidence) -> Range | None:
-    """Units until the goal's nearer boundary at its present rate of growth, a factor 3 either way.
+    """Units until the aim's nearer boundary at its present rate of growth, a factor 3 either way.
 
     The growth of log capital per unit is read off the path so far; measured against simulated experiments, such a
     forecast errs by a median factor of 2.2 to 3.5, so only a range is shown.
     """
     units = evidence.matured(experiment.arms)
     left = max(0, experiment.settings.max_units - units)
-    goals = [c for c in evidence.comparisons if c.metric == experiment.goal]
+    aims = [c for c in evidence.comparisons if c.metric == experiment.aim]
     needs = [
         units * (threshold - log_e) / log_e
-        for comparison in goals
+        for comparison in aims
         for log_e, threshold in (
             (comparison.log_e_better or 0.0, promotion_threshold(experiment)),
             (comparison.log_e_futile or 0.0, math.log(1 / FUTILITY)),

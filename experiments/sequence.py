@@ -10,19 +10,21 @@ depend on each other: candidates compiled from shared feedback do. α_t is fixed
 
 import math
 
-_WHOLE = 2.109742801236892
+_SLOW = 2.109742801236892
 """Σ 1/(k ln²k) over k ≥ 2 (OEIS A115563)."""
+_LEVEL = 0.8519291492623479
+"""Σ 1/(k+5)^1.5 over k ≥ 1: the Hurwitz zeta function ζ(3/2, 6)."""
 
 
 def share(t: int) -> float:
-    """γ_t ∝ 1/((t+1) ln²(t+1)), the part of α that experiment `t` = 1, 2, ... may spend before any promotion.
+    """γ_t, the part of α that experiment `t` = 1, 2, ... may spend before any promotion.
 
-    Front-loaded: the first gets half of it, and it falls so slowly that the hundredth needs no more than twice the
-    evidence, in nats, of the first. Raises: ValueError below 1.
+    Half of it ∝ 1/((t+1) ln²(t+1)), which gives the first experiment a quarter of α and never runs dry; half of it
+    ∝ (t+5)^−1.5, which leaves the next thousand one nat more than the former alone would. Raises: ValueError below 1.
     """
     if t < 1:
         raise ValueError(f"t: experiments are numbered from 1, not {t}")
-    return 1 / ((t + 1) * math.log(t + 1) ** 2) / _WHOLE
+    return 0.5 / ((t + 1) * math.log(t + 1) ** 2) / _SLOW + 0.5 * math.pow(t + 5, -1.5) / _LEVEL
 
 
 def level(alpha: float, t: int, rejections: int) -> float:

@@ -21,6 +21,7 @@ class ExperimentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     objective: Literal["better", "as_good_and_cheaper"] | UnsetType = UNSET
     randomize: Literal["unit", "request"] | UnsetType = UNSET
+    allocation: Literal["fixed", "adaptive"] | UnsetType = UNSET
     split: dict[str, float] | UnsetType = UNSET
     ramp: tuple[float, ...] | UnsetType = UNSET
     alpha: float | UnsetType = UNSET
@@ -58,19 +59,29 @@ class ExperimentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
                     raise ValueError(f"{name}: {value!r} is not at least {_LEAST[name] // SECOND}s")
 
     def over(self, lower: "ExperimentOptions") -> "ExperimentOptions":
-        """These options where written, the `lower` layer's elsewhere. A split written here turns a ramp below off."""
+        """These options where written, the `lower` layer's elsewhere. A split written here turns a ramp below off.
+
+        So does adaptive allocation, which takes the ramp's place.
+        """
         mine = {f: v for f in ExperimentOptions.__struct_fields__ if (v := getattr(self, f)) is not UNSET}
-        if "split" in mine and "ramp" not in mine:
+        if ("split" in mine or self.allocation == "adaptive") and "ramp" not in mine:
             mine["ramp"] = ()
         return msgspec.structs.replace(lower, **mine)
 
     def resolve(self) -> "ExperimentSettings":
-        """The settings with every default filled in. Raises: ValueError where options contradict each other."""
+        """The settings with every default filled in; a split written without a ramp stays as it is.
+
+        Raises: ValueError where options contradict each other.
+        """
         window = _micros(self.outcome_window, 24 * 3600)
-        ramp = (0.1, 0.5) if self.ramp is UNSET else self.ramp
+        adaptive = self.allocation == "adaptive"
+        ramp = _or(self.ramp, () if adaptive or self.split is not UNSET else (0.1, 0.5))
+        if adaptive and ramp:
+            raise ValueError("allocation: adaptive takes the ramp's place; leave `ramp` out, or choose fixed")
         settings = ExperimentSettings(
             objective=_or(self.objective, "better"),
             randomize=_or(self.randomize, "unit"),
+            allocation=_or(self.allocation, "fixed"),
             ramp=ramp,
             alpha=_or(self.alpha, 0.05),
             min_effect=_or(self.min_effect, 0.03),
@@ -94,6 +105,7 @@ class ExperimentSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     objective: Literal["better", "as_good_and_cheaper"]
     randomize: Literal["unit", "request"]
+    allocation: Literal["fixed", "adaptive"]
     ramp: tuple[float, ...]
     alpha: float
     min_effect: float
@@ -109,7 +121,7 @@ class ExperimentSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_split(split: Mapping[str, float]) -> None:
-    """Raises: ValueError unless `split` holds shares in [0, 1] that sum to one within 1e-9, two of them above 0."""
+    """Raises: ValueError unless `split` holds shares in [0, 1] that sum to one within 1e-9."""
     if not split:
         raise ValueError("split: names at least one share")
     for name, share in split.items():

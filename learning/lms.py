@@ -24,7 +24,7 @@ from dspy.lm15 import LM15Error, NotConfiguredError
 from experiments.errors import Busy, Invalid
 from experiments.facts import Call
 from experiments.quantities import SECOND, duration
-from learning.adapters import ChatAdapter, JSONAdapter, PlainAdapter
+from learning.adapters import PlainAdapter, remembering
 from learning.definitions import LmSettings, Price
 from learning.engines.local import AsyncLocalEngine, LocalEngine, local_model
 from learning.engines.native import AsyncNativeEngine, NativeEngine, Route
@@ -159,11 +159,11 @@ def open_lm(settings: LmSettings) -> Lm:
 
 def _adapter(settings: LmSettings) -> dspy.Adapter:
     default = "plain" if settings.model.startswith("local/") else "chat"
-    makers = {"chat": ChatAdapter, "json": JSONAdapter, "plain": PlainAdapter}
+    makers = {"chat": dspy.ChatAdapter, "json": dspy.JSONAdapter, "plain": PlainAdapter}
     adapter = settings.adapter or default
     if adapter == "plain" and settings.model.startswith("sim/"):
         raise Invalid.at("/adapter", "simulated models read the adapters chat and json")
-    return makers[adapter]()
+    return remembering(makers[adapter]())
 
 
 def _engines(settings: LmSettings) -> dict[str, Any]:

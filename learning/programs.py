@@ -10,6 +10,7 @@ from dspy.utils.constants import IS_TYPE_UNDEFINED
 from pydantic.fields import FieldInfo
 
 from experiments.errors import Invalid
+from experiments.life import twin_name
 from learning.definitions import NAME, LmSettings, ProgramDefinition
 from learning.fields import Field, check, json_type
 from learning.modules import build, callable_of, outer_signature
@@ -136,7 +137,7 @@ def twin(champion: Variant, created_at: int) -> Variant:
     return _identified(
         msgspec.structs.replace(
             champion,
-            name=f"{champion.name[:61]}-aa",
+            name=twin_name(champion.name),
             parent=champion.name,
             origin="twin",
             compile_id=None,

@@ -134,8 +134,15 @@ class Runner:
             with (
                 ready.lm.slots.taken(),
                 metering(variant.name, calls),
-                # Without a trace: DSPy would keep the inputs and outputs of the last 10,000 calls for its optimizers.
-                dspy.context(lm=ready.lm.model, adapter=ready.lm.adapter, trace=None, async_max_workers=_THREADS),
+                # Without a trace, in which DSPy would keep the inputs and outputs of the last 10,000 calls, and without
+                # its warning about types, which writes the values themselves to standard error.
+                dspy.context(
+                    lm=ready.lm.model,
+                    adapter=ready.lm.adapter,
+                    trace=None,
+                    async_max_workers=_THREADS,
+                    warn_on_type_mismatch=False,
+                ),
             ):
                 return await _output(ready.program, given, seconds)
         except Busy as full:
@@ -175,7 +182,7 @@ def _shown(plan: Blueprint, answer: Any) -> dict[str, Any] | LmError:
 
 
 def _late(seconds: float) -> LmTimeout:
-    return LmTimeout(f"no answer within {seconds:.3g} s")
+    return LmTimeout(f"no answer within {max(0.0, seconds):.3g} s")
 
 
 def _failure(error: BaseException) -> LmError:

@@ -1,8 +1,9 @@
 """What Prometheus sees: every family, its labels, and which series are alive.
 
 One `Metrics` per process, with a registry of its own. Labels are few and never an id: `variant` is the assigned one, by
-name, and the series of variants that are off traffic are removed (`retire`), so that the number of series follows the
-number of live arms and not the number of variants ever made.
+name while it is on traffic. The series of others are removed (`routed`), and what is still counted for them, pinned
+predictions or late outcomes, goes to `OFF_TRAFFIC`: so sums stay whole, and the number of series follows the number of
+live arms and not the number of variants ever made.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,9 @@ from experiments.report import series_points
 # A `_created` series beside every counter would double their number and tell nothing.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it unannotated
 
+OFF_TRAFFIC = "(off traffic)"
+"""The label of all variants that no routing in force leads to; no variant can be called so."""
+
 F = TypeVar("F", bound=MetricWrapperBase)
 
 _DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -35,6 +39,7 @@ class Metrics:
     def __init__(self, *, version: str = "") -> None:
         self.registry = CollectorRegistry()
         self._by_variant: list[MetricWrapperBase] = []
+        self._live: dict[str, frozenset[str]] = {}
         self.predictions = self._counter("predictions", "Predictions answered or failed.", "program variant status")
         self.prediction_duration = self._histogram(
             "prediction_duration_seconds", "Time to answer, the language model included.", "program variant", _DURATIONS
@@ -54,7 +59,7 @@ class Metrics:
             "experiment_effect_ratio", "Challenger against champion, with bounds.", "program variant metric bound"
         )
         self.evidence = self._gauge(
-            "experiment_log_evidence", "Natural log of the e-value on the goal.", "program variant side"
+            "experiment_log_evidence", "Natural log of the e-value on what must improve.", "program variant side"
         )
         self.progress = self._gauge("experiment_progress_ratio", "Units folded, of max_units.", "program")
         self.srm = self._gauge("srm_log_evidence", "Natural log of the e-value against the split.", "program")
@@ -73,22 +78,28 @@ class Metrics:
 
     def predicted(self, prediction: Prediction) -> None:
         """Count one prediction that was recorded; `variant` is the assigned one, tokens and cost go to the caller's."""
-        program, variant = prediction.program, prediction.assigned_variant
+        program, variant = prediction.program, self.slot(prediction.program, prediction.assigned_variant)
         self.predictions.labels(program, variant, prediction.status).inc()
         self.prediction_duration.labels(program, variant).observe(prediction.latency / SECOND)
         for call in prediction.calls:
-            self.llm_tokens.labels(program, call.variant, "input").inc(call.input_tokens)
-            self.llm_tokens.labels(program, call.variant, "output").inc(call.output_tokens)
+            caller = self.slot(program, call.variant)
+            self.llm_tokens.labels(program, caller, "input").inc(call.input_tokens)
+            self.llm_tokens.labels(program, caller, "output").inc(call.output_tokens)
             if call.cost is not None:
-                self.llm_cost.labels(program, call.variant).inc(call.cost / DOLLAR)
+                self.llm_cost.labels(program, caller).inc(call.cost / DOLLAR)
 
     def committed(self, _rows: int, seconds: float) -> None:
         """Note one group commit of the journal."""
         self.log_commit.observe(seconds)
 
+    def slot(self, program: str, variant: str) -> str:
+        """The label of a variant: its name while it is on traffic."""
+        return variant if variant in self._live.get(program, ()) else OFF_TRAFFIC
+
     def routed(self, program: str, shares: Mapping[str, float]) -> None:
-        """Show the shares in force, and drop every series of variants that have none."""
-        self._keep(program, set(shares))
+        """Show the shares in force, 0 for an arm whose experiment is paused, and drop the series of other variants."""
+        self._live[program] = frozenset(shares)
+        self._keep(program, {*shares, OFF_TRAFFIC} if shares else set())
         for variant, share in shares.items():
             self.split.labels(program, variant).set(share)
 
@@ -107,7 +118,7 @@ class Metrics:
             for bound, effect in bounds.items():
                 if effect is not None:
                     self.effect.labels(program, point.challenger, point.metric, bound).set(effect)
-            if point.metric == experiment.goal:
+            if point.metric == experiment.aim:
                 sides = {"better": point.log_e_better, "harm": point.log_e_harm, "futile": point.log_e_futile}
                 for side, log_e in sides.items():
                     if log_e is not None:

@@ -4,11 +4,13 @@ A key is 256 random bits; the database keeps only its SHA-256 (no slow hash is n
 valid keys are held in memory and read anew every second, so that a request costs no database read and a revoked key
 stops working everywhere within a second.
 
-While no key is defined everything is allowed, and the server listens on loopback addresses only.
+While no key is defined everything is allowed, the server listens on loopback addresses only, and it refuses what a
+browser sends it on behalf of another site.
 """
 
 import hashlib
 import ipaddress
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -130,13 +132,23 @@ def _presented(connection: Connection, keyring: Keyring) -> Key:
 
 
 def _refuse_foreign_pages(connection: Connection) -> None:
-    """Keep other sites' pages in the operator's browser from acting on an open server; no page can forge the header."""
-    if connection.headers.get("sec-fetch-site") == "cross-site":
+    """Keep other pages in the operator's browser from acting on an open server: no page can forge these headers.
+
+    The name called must be this machine's own: a foreign site may point its own name here (DNS rebinding), and the
+    browser then takes its pages for ours.
+    """
+    if connection.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         raise PermissionDeniedException(detail="pages of other sites may not call a server that has no API keys")
+    called = connection.headers.get("host", "")
+    if not _loopback(re.sub(r":[0-9]*$", "", called)):
+        raise PermissionDeniedException(
+            detail=f"a server that has no API keys answers to names of its own machine only, not to {called[:100]!r}; "
+            "call it as localhost, or make a key: ratchet keys create NAME --scope admin"
+        )
 
 
 def _loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"

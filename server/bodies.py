@@ -4,6 +4,7 @@ Litestar's own extraction converts leniently (the text "0.5" passes as a number)
 declares `data: JSONBody[NewVariant]` with `dto=Strict[NewVariant], return_dto=None`, and gets this decoder instead.
 """
 
+import json
 import re
 from collections.abc import Generator, Iterable
 from functools import cache
@@ -17,7 +18,7 @@ from litestar.openapi.spec import Reference, Schema
 from litestar.typing import FieldDefinition
 
 from experiments.errors import Invalid, nearest
-from learning.values import at
+from learning.values import at, faults_in, refuse
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -74,12 +75,23 @@ def decode(body: bytes, kind: type[T], *, in_pieces: bool = False) -> T:
     except msgspec.ValidationError as error:
         raise _invalid(str(error), kind.__struct_fields__) from None
     except msgspec.DecodeError as error:
-        raise Invalid.at("", f"the body is not JSON: {error}") from None
+        raise _unreadable(body, error) from None
     except UnicodeDecodeError:
         raise Invalid.at("", "the body is not JSON: it is not UTF-8") from None
     except RecursionError:
         raise Invalid.at("", "the body is nested too deeply") from None
     return value
+
+
+def _unreadable(body: bytes, error: msgspec.DecodeError) -> Invalid:
+    """Why a body is not JSON: at its place where only a NaN or half a surrogate pair in it is none."""
+    try:
+        refuse(faults_in(json.loads(body), ""))
+    except Invalid as found:
+        return found
+    except (ValueError, RecursionError):
+        pass
+    return Invalid.at("", f"the body is not JSON: {error}")
 
 
 @cache

@@ -10,7 +10,7 @@ import msgspec
 from litestar import Request, Response
 from litestar._signature.model import ErrorMessage  # the items of a ValidationException; exported nowhere else
 from litestar.enums import ParamType
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, NotFoundException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
 from experiments.errors import (
@@ -64,6 +64,8 @@ def problem(error: Exception) -> Problem:
             faults = _faults(error)
             detail = "; ".join(f"{fault.pointer or '/'}: {fault.message}" for fault in faults) or error.detail
             return _problem("invalid", "The request is not valid", 400, detail, faults)
+        case NotFoundException():
+            return _problem("not-found", "There is no such thing", 404, "nothing is at this path; /docs lists them all")
         case HTTPException():
             phrase = HTTPStatus(error.status_code).phrase
             return _problem(phrase.lower().replace(" ", "-"), phrase, error.status_code, error.detail)

@@ -1,5 +1,6 @@
 """The clock. APScheduler says when; a row with a unique key says who: of all processes, one runs each due tick."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -53,6 +54,8 @@ async def run_due(ratchet: Ratchet, name: str, job: Job, every: int) -> bool:
         await ratchet.store.write(finish_tick, name, due_at, now)
     except RatchetError as error:
         ratchet.log.warning("job_failed", job=name, detail=error.detail)
+        return False
+    except asyncio.CancelledError:  # the process ends; what was done so far is whole, and the next one goes on
         return False
     except Exception:
         ratchet.log.exception("job_crashed", job=name)

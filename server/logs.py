@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from time import perf_counter
 from typing import TextIO, cast
+from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -92,7 +93,8 @@ class Requests:
 
     def _answered(self, method: str, path: str, status: int, seconds: float) -> None:
         write = self._log.debug if status < 400 else self._log.info if status < 500 else self._log.warning
-        write("request_answered", method=method, path=path, status=status, ms=round(seconds * 1000, 2))
+        # Quoted again, so that no path can break out of its line.
+        write("request_answered", method=method, path=quote(path), status=status, ms=round(seconds * 1000, 2))
 
 
 class _Stderr:

@@ -121,6 +121,7 @@ class Traffic:
     async def _load(self, stored: StoredProgram, routing: Routing) -> None:
         known = self._programs.get(stored.name)
         if known and known.routing == routing and known.definition == stored.definition:
+            self._broken.pop(stored.name, None)
             return
         try:
             loaded = await self._loaded(stored, routing)
@@ -130,7 +131,7 @@ class Traffic:
             return
         self._programs[stored.name] = loaded
         self._broken.pop(stored.name, None)
-        self._metrics.routed(stored.name, loaded.shares)
+        self._metrics.routed(stored.name, {**dict.fromkeys(loaded.variants, 0.0), **loaded.shares})
         self._log.info("traffic_changed", program=stored.name, epoch=routing.epoch, reason=routing.reason)
 
     async def _loaded(self, stored: StoredProgram, routing: Routing) -> Program:

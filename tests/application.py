@@ -85,6 +85,6 @@ async def application(
     settings = Settings(database_url=url, embedded=embedded, tick=3600 * 10**6, log_level="error")
     app = create_app(settings, now=now, runner=lambda: Runner(open_lm=lm.open))
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]  # Litestar narrows what ASGI leaves open
-    async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         await apply(app.state.ratchet, definitions, "ratchet.yaml", "test")
         yield Application(http, app.state.ratchet)

@@ -138,7 +138,12 @@ async def post(
 ) -> tuple[int, Any]:
     """One POST on an open connection: status and decoded answer. Raises EOFError or OSError when the server is gone."""
     raw = json.dumps(body).encode()
-    lines = {"Host": "x", "Content-Type": "application/json", "Content-Length": str(len(raw)), **(headers or {})}
+    lines = {
+        "Host": "localhost",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(raw)),
+        **(headers or {}),
+    }
     head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n"
     writer.write(head.encode() + raw)
     got = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")

@@ -11,7 +11,6 @@ from urllib.request import getproxies
 
 import dspy
 import msgspec
-from dspy._vendor.lm15.transports import StdlibAsyncTransport  # what a router makes for itself; exported nowhere else
 from dspy.clients.engines.lm15_engine import LM15Engine
 from dspy.lm15 import (
     AccessPolicy,
@@ -67,24 +66,26 @@ def _config(settings: LmSettings, key: str | None) -> RouterConfig:
         provider = LM15Engine().resolve(settings.model).provider
     except UnknownModelError:
         if settings.api_base is None:
-            return RouterConfig(**bound)
+            return _Config(**bound)
         endpoint = _endpoint(settings.model.partition("/")[0], settings.api_base)
-        return RouterConfig(providers=(endpoint,), api_keys={endpoint.id: key or _KEYLESS}, **bound)
+        return _Config(providers=(endpoint,), api_keys={endpoint.id: key or _KEYLESS}, **bound)
     if settings.api_base is not None:
         bound["base_urls"] = {provider: settings.api_base}
         key = key or _KEYLESS
-    return RouterConfig(api_keys={provider: key} if key else None, **bound)
+    return _Config(api_keys={provider: key} if key else None, **bound)
+
+
+class _Config(RouterConfig):  # type: ignore[misc]  # DSPy ships no types
+    """Settings of a router that looks for a proxy at every call only if there was one when its connections opened."""
+
+    def transport_kwargs(self) -> dict[str, Any]:
+        """The arguments of its transport."""
+        return {**super().transport_kwargs(), "trust_env": bool(getproxies())}
 
 
 def _endpoint(name: str, url: str) -> ProviderDefinition:
     access = AccessPolicy(provider=name.replace("_", "-"), base_url=url, auth_modes=("bearer",))
     return ProviderDefinition.chat(access, compat=OpenAIChatCompat.preset("vllm"))
-
-
-def _connected(config: RouterConfig) -> RouterConfig:
-    """`config` with the connection pool it asks for; one that looks for a proxy only if there is any when it opens."""
-    pool = StdlibAsyncTransport(**config.transport_kwargs(), trust_env=bool(getproxies()))
-    return replace(config, transport=pool, timeouts=None, max_connections=None)
 
 
 class _Native:
@@ -129,7 +130,7 @@ class AsyncNativeEngine(_Native):
     async def complete(self, request: Request) -> Response:
         """Raises: LM15Error."""
         if (loop := asyncio.get_running_loop()) is not self._loop:
-            self._router = AsyncLMRouter(_connected(self.route.config))
+            self._router = AsyncLMRouter(self.route.config)
             self._lm = self._router.lm(self.route.address)
             self._loop = loop
         return self._billed(await self._lm.complete(self._routed(request)))

@@ -51,10 +51,6 @@ class Server:
         """What the server answers. Raises: Refused."""
         return self._ask("PUT", path, json=body)
 
-    def delete(self, path: str) -> Any:
-        """What the server answers. Raises: Refused."""
-        return self._ask("DELETE", path)
-
     def all(self, path: str, limit: int, **query: Any) -> list[Any]:
         """Up to `limit` items of a list, page by page, newest first. Raises: Refused."""
         items: list[Any] = []

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from experiments.errors import Invalid
 from server.cli.client import Server
-from server.cli.output import Refused, as_json, show, table
+from server.cli.output import Refused, as_json, count, show, table
 from server.definitions.places import importable_beside, read_file
 
 _FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path), required=False)
@@ -36,11 +36,11 @@ def check(file: Path | None, schema: bool, as_json: bool) -> None:
         errors = [{"pointer": fault.pointer, "message": fault.message} for fault in error.faults]
         if as_json:
             show({"valid": False, "errors": errors}, as_json=True, human=lambda _: None)
-        raise Refused(f"{_count(len(errors), 'error')} in {path}\n" + "\n".join(e["message"] for e in errors)) from None
+        raise Refused(f"{count(len(errors), 'error')} in {path}\n" + "\n".join(e["message"] for e in errors)) from None
     show(
         {"valid": True, "programs": names},
         as_json=as_json,
-        human=lambda console: console.print(f"{path} is valid: {_count(len(names), 'program')} ({', '.join(names)})"),
+        human=lambda console: console.print(f"{path} is valid: {count(len(names), 'program')} ({', '.join(names)})"),
     )
 
 
@@ -95,7 +95,3 @@ def _edit(change: dict[str, Any]) -> str:
         return ""
     sides = ["" if change[side] is None else str(change[side]) for side in ("old", "new")]
     return " → ".join(side if len(side) <= 60 else side[:57] + "..." for side in sides)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"

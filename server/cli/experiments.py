@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from server.cli.client import Server
-from server.cli.output import Refused, as_json, interval, number, show, table
+from server.cli.output import Refused, as_json, count, interval, number, show, table
 from server.settings import from_env
 
 _REASON = click.option("--reason", "-m", required=True, metavar="TEXT", help="Why; kept in the record.")
@@ -59,8 +59,8 @@ def create(program: str, options: tuple[str, ...], begin: bool, as_json: bool, *
     """Create a draft that weighs CHALLENGERS against PROGRAM's champion; `--start` lets it run."""
     given = {name: value for name, value in written.items() if value}
     if "split" in given:
-        given["split"] = dict(map(_pair, given["split"]))
-    body = {"program": program, "challengers": [], **given, **dict(map(_pair, options))}
+        given["split"] = dict(map(pair, given["split"]))
+    body = {"program": program, "challengers": [], **given, **dict(map(pair, options))}
     with Server.find() as server:
         made = server.post("/v1/experiments", body)
         if begin:
@@ -112,7 +112,9 @@ def replay(experiment_id: str, as_json: bool) -> None:
 def print_report(console: Console, report: dict[str, Any]) -> None:
     """The whole report: what it says, arms, comparisons with their intervals, and whether it can be trusted."""
     console.print(Text(f"{report['program']}  {report['experiment_id']}  ", "bold") + _state(report))
-    console.print(f"{report['recommended_action']}" + (f" [dim]({report['reason']})[/]" if report["reason"] else ""))
+    console.print(
+        Text(report["recommended_action"]).append(f" ({report['reason']})" if report["reason"] else "", "dim")
+    )
     for name, check in (("split", report["srm"]), ("arrival of outcomes", report["arrival"])):
         if check["violated"]:
             console.print(f"[bold red]The {name} is not as planned: no verdict can be trusted.[/]")
@@ -124,6 +126,9 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
     expected = f"units still expected {units['low']} to {units['high']} · " if units else ""
     level = f"level {number(report['level'])} · wealth left {number(report['wealth'])}"
     console.print(f"[dim]{expected}{level} · {report['computed_at']}[/]")
+    if held := report["holdback"]:
+        told = f"{held['units']} units of the former champion, ln e harm {number(held['log_e_harm'])}"
+        console.print(f"[dim]holdback {held['state'].replace('_', ' ')}: {held['share']:.0%} held back, {told}[/]")
 
 
 def _arms(report: dict[str, Any]) -> Any:
@@ -145,22 +150,29 @@ def _arms(report: dict[str, Any]) -> Any:
 def _comparisons(report: dict[str, Any]) -> Any:
     rows = []
     for found in report["comparisons"]:
-        bounds = found["interval"] or {}
-        lower, upper, estimate = bounds.get("lower"), bounds.get("upper"), found["estimate"]
-        reach = max((abs(value) for value in (lower, upper, estimate) if value is not None), default=0.0)
+        lower, upper = found["interval"]["lower"], found["interval"]["upper"]
         rows.append(
             (
                 found["challenger"],
                 found["metric"],
                 found["role"],
-                estimate,
-                interval(lower, estimate, upper, reach),
-                f"{number(lower)} to {number(upper)}",
+                found["estimate"],
+                _drawn(found),
+                "-" if lower is None else f"{number(lower)} to {number(upper)}",
                 *(found[key] for key in ("log_e_better", "log_e_harm", "log_e_futile", "p_value")),
             )
         )
     evidence = (">ln e better", ">ln e harm", ">ln e futile", ">p")
     return table("challenger", "metric", "role", ">effect", "worse │ better", "interval", *evidence, rows=rows)
+
+
+def _drawn(found: dict[str, Any]) -> Text:
+    """The interval with better on the right, also of a metric of which less is better."""
+    lower, estimate, upper = found["interval"]["lower"], found["estimate"], found["interval"]["upper"]
+    if found["direction"] == "lower":
+        lower, estimate, upper = (None if end is None else -end for end in (upper, estimate, lower))
+    reach = max((abs(end) for end in (lower, estimate, upper) if end is not None), default=0.0)
+    return interval(lower, estimate, upper, reach)
 
 
 def _state(report: dict[str, Any]) -> Text:
@@ -195,7 +207,8 @@ def _print_act(console: Console, done: dict[str, Any]) -> None:
 
 def _print_replay(console: Console, found: dict[str, Any]) -> None:
     console.print(
-        f"{found['experiment_id']}: {found['decisions']} decisions over {found['blocks']} blocks derived again"
+        f"{found['experiment_id']}: {count(found['decisions'], 'decision')} over {count(found['blocks'], 'block')} "
+        "derived again"
     )
     rows = [(d["tick"], d["place"], d["stored"], d["replayed"]) for d in found["differences"]]
     console.print(
@@ -203,7 +216,7 @@ def _print_replay(console: Console, found: dict[str, Any]) -> None:
     )
 
 
-def _pair(written: str) -> tuple[str, Any]:
+def pair(written: str) -> tuple[str, Any]:
     """`key=value`, the value read as YAML reads it: 0.05, 24h, [0.1, 0.5]."""
     key, sign, value = written.partition("=")
     if not sign or not key:

@@ -53,7 +53,11 @@ def revoke(key_id: str, as_json: bool) -> None:
     """Revoke a key for ever; it stops working everywhere within a second."""
     with Server.find() as server:
         revoked = server.post(f"/v1/keys/{key_id}/revoke", None)
-    show(revoked, as_json=as_json, human=lambda console: console.print(f"Key {revoked['name']} is revoked."))
+    show(
+        revoked,
+        as_json=as_json,
+        human=lambda console: console.print(f"Key {revoked['name']} is revoked.", markup=False),
+    )
 
 
 async def _create_alone(settings: Settings, name: str, scopes: tuple[str, ...]) -> Any:
@@ -72,7 +76,8 @@ async def _create_alone(settings: Settings, name: str, scopes: tuple[str, ...]) 
 def _print_made(console: Console, made: dict[str, Any]) -> None:
     console.print(made["secret"], markup=False, soft_wrap=True)
     entry = made["key"]
-    console.print(f"[dim]Shown this once. Key {entry['key_id']} for {entry['name']}: {', '.join(entry['scopes'])}.[/]")
+    told = f"Shown this once. Key {entry['key_id']} for {entry['name']}: {', '.join(entry['scopes'])}."
+    console.print(told, style="dim", markup=False)
     console.print("[dim]For this command: export RATCHET_API_KEY=...; for requests: Authorization: Bearer ...[/]")
 
 

@@ -12,13 +12,15 @@ from server.cli.experiments import experiments, replay
 from server.cli.keys import keys
 from server.cli.operating import freeze, status, unfreeze
 from server.cli.output import Refused
+from server.cli.planning import simulate
 from server.cli.running import demo, migrate, serve, up
 
-_GROUPS = [
-    ("Run", ["up", "serve", "migrate", "demo", "doctor"]),
-    ("Define", ["check", "diff", "apply"]),
-    ("Operate", ["status", "experiments", "replay", "freeze", "unfreeze", "keys"]),
+_GROUPS: list[tuple[str, list[click.Command]]] = [
+    ("Run", [up, serve, migrate, demo, doctor]),
+    ("Define", [check, diff, apply]),
+    ("Operate", [status, experiments, simulate, replay, freeze, unfreeze, keys]),
 ]
+_LISTED = [{"name": name, "commands": [verb.name for verb in verbs]} for name, verbs in _GROUPS]
 
 
 class _Ratchet(click.RichGroup):
@@ -37,7 +39,7 @@ class _Ratchet(click.RichGroup):
 
 @click.group(cls=_Ratchet, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="ratchet-server", prog_name="ratchet")
-@click.rich_config({"command_groups": {"ratchet": [{"name": name, "commands": verbs} for name, verbs in _GROUPS]}})
+@click.rich_config({"command_groups": {"ratchet": _LISTED}})
 def ratchet() -> None:
     """Ratchet makes an LLM program better while it is in production, and never lets it slip back.
 
@@ -45,8 +47,9 @@ def ratchet() -> None:
     """
 
 
-for verb in (up, serve, migrate, demo, doctor, check, diff, apply, status, experiments, replay, freeze, unfreeze, keys):
-    ratchet.add_command(verb)
+for _, group in _GROUPS:
+    for verb in group:
+        ratchet.add_command(verb)
 
 
 def main() -> None:

@@ -74,6 +74,11 @@ def number(value: Any) -> str:
     return str(value)
 
 
+def count(number: int, thing: str) -> str:
+    """`1 decision`, `2 decisions`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def interval(lower: float | None, estimate: float | None, upper: float | None, reach: float, width: int = 41) -> Text:
     """An interval on the scale from -`reach` to +`reach`, zero in the middle: `····├──●──┤│·····`.
 

@@ -1,8 +1,4 @@
-"""`ratchet.yaml`: read as a whole, every error at its line and column; and what an edit of it would do.
-
-definitions = read(text, "ratchet.yaml")     # Invalid lists every error, not only the first
-changes(in_force, definitions, running)      # what applying it would change, and what follows from that
-"""
+"""`ratchet.yaml`: read as a whole, with every error at its line and column, not only the first."""
 
 import math
 from collections.abc import Iterator
@@ -105,7 +101,7 @@ def _cross_checks(document: Document, name: str, definition: ProgramDefinition) 
     """What is wrong between parts that are sound by themselves."""
     program = ("programs", name)
     written = document.data["programs"][name]
-    findings = [*_lm_findings(definition), *_promotion_findings(definition)]
+    findings = [*_lm_findings(definition), *_promotion_findings(definition), *_objective_findings(definition)]
     try:
         findings += _metric_findings(definition, blueprint(definition))
     except Invalid as error:
@@ -155,6 +151,14 @@ def _metric_findings(definition: ProgramDefinition, plan: Blueprint) -> Iterator
             )
 
 
+def _objective_findings(definition: ProgramDefinition) -> Iterator[Finding]:
+    goal = definition.goal
+    if definition.experiments.objective != "as_good_and_cheaper" or goal is None:
+        return
+    if definition.metrics[goal].margin is None and definition.metrics[goal].kind != "error":
+        yield ("metrics", goal), "as_good_and_cheaper needs `margin` here: how much worse is still as good"
+
+
 def _promotion_findings(definition: ProgramDefinition) -> Iterator[Finding]:
     goal = definition.goal
     if goal and definition.metrics[goal].expected == "volunteered" and definition.promotion == "auto":
@@ -174,6 +178,8 @@ def _experiment_findings(definition: ProgramDefinition, *, goal_known: bool) -> 
                 ("experiments", "split", name),
                 f"a split in the definitions names roles, not variants; {nearest(name, ROLES)}",
             )
+        if not 0 < options.split.get("challenger", 0.0) < 1:
+            yield ("experiments", "split"), "the champion and the challenger both need a share above 0"
         first = options.ramp[0] if options.ramp else None  # UNSET and () are both false
         if first is not None and not math.isclose(options.split.get("challenger", first), first):
             yield (

@@ -40,10 +40,13 @@ async def read_definitions(ratchet: NamedDependency[Ratchet]) -> Response[Defini
     status_code=200,
     dto=Strict[NewDefinitions],
     return_dto=None,
-    **operation("operate"),
+    **operation("admin"),
 )
 async def compare_definitions(data: JSONBody[NewDefinitions], ratchet: NamedDependency[Ratchet]) -> DefinitionsChanges:
-    """What applying these definitions would change, key by key, with the consequence of each. Nothing is changed."""
+    """What applying these definitions would change, key by key, with the consequence of each. Nothing is changed.
+
+    It takes the scope `admin` like applying them: the modules that definitions name are imported to be checked.
+    """
     return _changes(await applying.difference(ratchet, data.source, data.filename))
 
 

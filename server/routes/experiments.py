@@ -20,8 +20,9 @@ from server.parameters import ETAG, Cursor, IfMatch, Limit, PathName, tagged, ve
 from server.ratchet import Ratchet
 from server.store import experiments as store
 from server.trials import lifecycle
+from server.trials.planning import NewPlan, planned
 from server.wire import experiments as wire
-from server.wire import reports
+from server.wire import plans, reports
 
 STATES: tuple[State, ...] = get_args(State)
 LOCATION = ResponseHeader(name="Location", documentation_only=True, description="Where it is from now on.")
@@ -37,6 +38,12 @@ EXAMPLES = [
         },
     ),
     Example(summary="An A/A test of the set-up itself", value={"program": "triage", "aa": True}),
+]
+PLANS = [
+    Example(
+        summary="A challenger yet to be made, at 2,000 users a day",
+        value={"program": "triage", "min_effect": 0.03, "units_per_day": 2000, "baseline": {"correct": 0.8}},
+    ),
 ]
 ACTS: dict[Action, str] = {
     "start": "Put the split in force and begin to gather evidence. A program has at most one experiment running.",
@@ -80,6 +87,23 @@ async def create_experiment(
     answer = _tagged(ratchet, found, status=201)
     answer.headers["Location"] = f"/v1/experiments/{found.experiment_id}"
     return answer
+
+
+@post(
+    "/v1/experiments/plan",
+    tags=["experiments"],
+    dto=Strict[NewPlan],
+    return_dto=None,
+    status_code=200,
+    **operation("read", TooLarge),
+)
+async def plan_experiment(
+    ratchet: NamedDependency[Ratchet],
+    data: Annotated[NewPlan, BodyKwarg(media_type=RequestEncodingType.JSON, examples=PLANS)],
+) -> plans.Plan:
+    """Simulate an experiment before it is created: units and days it takes, what it can find, how it may end."""
+    found = await planned(ratchet, data)
+    return plans.plan(found.experiment, found.assumed, found.plan)
 
 
 @get(
@@ -187,6 +211,7 @@ def _on_wire(ratchet: Ratchet, found: Experiment) -> wire.Experiment:
 HANDLERS: list[HTTPRouteHandler] = [
     list_experiments,
     create_experiment,
+    plan_experiment,
     get_experiment,
     reshare_experiment,
     get_report,

@@ -76,17 +76,20 @@ def _served(ratchet: Ratchet) -> list[wire.ProgramStatus]:
             name=program.name,
             champion=program.routing.champion,
             experiment_id=program.routing.running,
-            split=program.routing.split if program.routing.live else {program.routing.champion: 1.0},
-            problem=None,
+            split=program.shares,
+            problem=ratchet.traffic.broken.get(program.name),
         )
         for program in ratchet.traffic.programs
     ]
 
 
 def _broken(ratchet: Ratchet) -> list[wire.ProgramStatus]:
+    """The programs that have no good form to be served in."""
+    served = {program.name for program in ratchet.traffic.programs}
     return [
         wire.ProgramStatus(name=name, champion=None, experiment_id=None, split={}, problem=problem)
         for name, problem in ratchet.traffic.broken.items()
+        if name not in served
     ]
 
 

@@ -33,8 +33,9 @@ async def list_programs(
     One that cannot be loaded is left out here; /v1/status says why.
     """
     page = await ratchet.store.read(programs_page, limit=limit, cursor=cursor)
-    served = [stored for stored in page.items if stored.name not in ratchet.traffic.broken]
-    return wire.ProgramPage([answer(ratchet, stored) for stored in served], page.next_cursor)
+    served = {program.name for program in ratchet.traffic.programs}
+    listed = [answer(ratchet, stored) for stored in page.items if stored.name in served]
+    return wire.ProgramPage(listed, page.next_cursor)
 
 
 @get("/v1/programs/{program:str}", tags=["programs"], response_headers=[ETAG], **operation("read", NotFound))

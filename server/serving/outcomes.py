@@ -54,6 +54,7 @@ async def _report(ratchet: Ratchet, items: Sequence[OutcomeItem | Invalid]) -> l
     now = ratchet.now()
     ids = {item.prediction_id for item in items if isinstance(item, OutcomeItem) and len(item.prediction_id) <= LONGEST}
     predictions, experiments = await ratchet.store.read(_reported_on, ids)
+    ratchet.traffic.refuse_if_late(now, 0, ratchet.now())
     with ratchet.store.journal.reserve(len(items)) as slot:
 
         async def one(item: OutcomeItem | Invalid) -> OutcomeResult:
@@ -98,7 +99,7 @@ def _rules(ratchet: Ratchet, prediction: Scorable, experiments: Mapping[str, Exp
 
 
 def _count(ratchet: Ratchet, prediction: Scorable, rows: Rows, statuses: Sequence[OutcomeStatus]) -> None:
-    labels = prediction.program, prediction.assigned_variant
+    labels = prediction.program, ratchet.metrics.slot(prediction.program, prediction.assigned_variant)
     for outcome, status in zip(rows.outcomes, statuses, strict=False):  # the statuses of remarks come after
         ratchet.metrics.outcomes.labels(*labels, outcome.metric, status).inc()
         if status == "accepted":

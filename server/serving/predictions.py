@@ -80,8 +80,15 @@ async def _job(ratchet: Ratchet, program: Program, request: PredictRequest, key:
     """What is to be done, everything about it checked. Raises: Invalid, NotFound."""
     checked = check_input(program.blueprint, request.input)
     refuse(faults_in(request.metadata, "/metadata"))
-    pinned = await ratchet.traffic.variant(program, request.variant) if request.variant else None
+    pinned = await _pinned(ratchet, program, request.variant) if request.variant else None
     return Job(program.name, request, checked, pinned, key)
+
+
+async def _pinned(ratchet: Ratchet, program: Program, name: str) -> Variant:
+    variant = await ratchet.traffic.variant(program, name)
+    if variant.interface != program.champion.interface:
+        raise Invalid.at("/variant", f"{name!r} takes or gives other fields than the program does now")
+    return variant
 
 
 async def _job_or_error(

@@ -43,7 +43,8 @@ def register_units(
     """Enter the units first met in block `number` = [start, end), and count the block's entrants by epoch and arm.
 
     Blocks must be registered in order, each once everything assigned in it is stored. Again for the same block: no
-    change, same counts. Under `randomize: request` every prediction is a unit and nothing is written.
+    change, same counts. Under `randomize: request` every prediction is a unit, unless it tries an earlier one again, and
+    nothing is written.
     """
     if randomize == "unit":
         _enter(conn, experiment_id, number, start, end)
@@ -83,7 +84,7 @@ def unit_counts(
     else:
         p = predictions.c
         query = sa.select(p.epoch, p.assigned_variant.label("arm"), sa.func.count().label("n")).where(
-            *_assigned(experiment_id, start, end)
+            *_assigned(experiment_id, start, end), _first_try(experiment_id)
         )
     counts: dict[int, dict[str, int]] = {}
     for row in conn.execute(query.group_by("epoch", "arm").order_by("epoch", "arm")):
@@ -102,15 +103,17 @@ def block_units(  # noqa: PLR0913 -- a block is a number and a span, and what co
     cut: int,
     window: int,
     per_unit: int = 5,
+    one_epoch: bool = False,
 ) -> list[Entrant]:
     """The units of a registered block with what was known of them at `cut` (µs), in order of entry.
 
     A unit brings its first `per_unit` predictions in the arm it entered, made within `window` µs of its entry and
-    before `cut`; a prediction brings its outcomes received before `cut` and not late. `failed` means that the assigned
-    variant did not answer; `latency` and `cost` are those of the whole prediction, a fallback's included.
+    before `cut`, and with `one_epoch` under the split of its entry; a prediction brings its outcomes received before
+    `cut` and not late. `failed` means that the assigned variant did not answer; `latency` and `cost` are those of the
+    whole prediction, a fallback's included.
     """
     counted = (
-        _counted_by_unit(experiment_id, number, cut, window, per_unit)
+        _counted_by_unit(experiment_id, number, (start, min(end + window, cut)), window, per_unit, one_epoch)
         if randomize == "unit"
         else _counted_by_request(experiment_id, start, min(end, cut))
     ).subquery()
@@ -134,10 +137,25 @@ def _counted_by_request(experiment_id: str, start: int, end: int) -> sa.Select[A
     p = predictions.c
     return sa.select(
         *_EXPOSED, p.unit_hash, p.assigned_variant.label("arm"), p.epoch, p.created_at.label("entered_at")
-    ).where(*_assigned(experiment_id, start, end))
+    ).where(*_assigned(experiment_id, start, end), _first_try(experiment_id))
 
 
-def _counted_by_unit(experiment_id: str, number: int, cut: int, window: int, per_unit: int) -> sa.Select[Any]:
+def _first_try(experiment_id: str) -> sa.ColumnElement[bool]:
+    """Under `randomize: request` the tries with one Idempotency-Key share one coin, and are one unit: the first."""
+    p, earlier = predictions.c, predictions.alias("earlier").c
+    owner, first = predictions_of(experiment_id)
+    return ~sa.exists().where(
+        earlier.experiment_id == owner,
+        earlier.unit_hash == p.unit_hash,
+        earlier.created_at < p.created_at,
+        earlier.epoch >= first,
+    )
+
+
+def _counted_by_unit(
+    experiment_id: str, number: int, span: tuple[int, int], window: int, per_unit: int, one_epoch: bool
+) -> sa.Select[Any]:
+    """`span` holds all that may count for the block's units; without it everything stored would be searched."""
     p, e = predictions.c, entrants.c
     owner, first = predictions_of(experiment_id)
     turn = sa.func.row_number().over(partition_by=p.unit_hash, order_by=(p.created_at, p.prediction_id))
@@ -151,7 +169,9 @@ def _counted_by_unit(experiment_id: str, number: int, cut: int, window: int, per
             p.epoch >= first,
             p.created_at >= e.entered_at,
             p.created_at < e.entered_at + window,
-            p.created_at < cut,
+            *((p.epoch == e.epoch,) if one_epoch else ()),
+            p.created_at >= span[0],
+            p.created_at < span[1],
         )
         .subquery()
     )

@@ -119,7 +119,9 @@ def stored_variant(conn: sa.Connection, program: str, name: str) -> Variant:
     v = variants.c
     body = conn.scalar(sa.select(v.body).where(v.program == program, v.name == name))
     if body is None:
-        names = conn.scalars(sa.select(v.name).where(v.program == program))
+        names = conn.scalars(sa.select(v.name).where(v.program == program)).all()
+        if not names:
+            raise NotFound(f"no program is called {program!r}")
         raise NotFound(f"program {program!r} has no variant {name!r}; {nearest(name, names)}")
     return decode(body, Variant)
 

@@ -1,4 +1,4 @@
-"""Predictions and outcomes, read: to score an outcome, to browse examples, to sum up what every variant did.
+"""Predictions and outcomes, read: to score an outcome, to browse examples.
 
 They are written by the journal only; see `server/store/appending.py`.
 """
@@ -164,14 +164,6 @@ def _report(row: Any, remark: Any, status: Any, metric: str | None, value: float
         status=status,
         received_at=row.received_at,
     )
-
-
-def outcomes_of(conn: sa.Connection, ids: Collection[str]) -> dict[str, list[Reported]]:
-    """Everything reported about these predictions, by id, in order of arrival."""
-    found: dict[str, list[Reported]] = {}
-    for chunk in _chunks(ids):
-        found.update(_reported(conn, chunk))
-    return found
 
 
 def _object(text: str | None) -> dict[str, Any] | None:

@@ -112,11 +112,6 @@ class Journal:
             raise Unavailable(f"{trouble}; nothing was recorded")
 
     @property
-    def healthy(self) -> bool:
-        """Whether the last thing heard of the database was good."""
-        return self._writer.trouble is None
-
-    @property
     def trouble(self) -> str | None:
         """What is wrong with the database; None while the last thing heard of it was good."""
         return self._writer.trouble
@@ -125,11 +120,6 @@ class Journal:
     def queued(self) -> int:
         """Entries and jobs that wait for their commit."""
         return self._writer.queued
-
-    @property
-    def last_commit_seconds(self) -> float:
-        """How long the latest commit took, its statements included."""
-        return self._writer.last_commit_seconds
 
     def close(self) -> None:
         """Commit what is queued, then stop. Blocks; call it in a thread while the loop still runs."""

@@ -27,11 +27,6 @@ def add_key(conn: sa.Connection, key: Key, digest: str) -> None:
     conn.execute(keys.insert().values(values))
 
 
-def all_keys(conn: sa.Connection) -> list[Key]:
-    """Every key, newest first, the revoked ones included."""
-    return [_key(row) for row in conn.execute(sa.select(keys).order_by(keys.c.created_at.desc(), keys.c.key_id.desc()))]
-
-
 def keys_page(conn: sa.Connection, *, limit: int = 50, cursor: str | None = None) -> Page[Key]:
     """Keys, newest first, the revoked ones included. Raises: Invalid at /limit or /cursor."""
     rows, following = page_of(conn, sa.select(keys), keys.c.created_at, keys.c.key_id, limit, cursor)
@@ -49,13 +44,6 @@ def stored_key(conn: sa.Connection, key_id: str) -> Key:
 def valid_keys(conn: sa.Connection) -> dict[str, Key]:
     """The keys not revoked, by digest: what a server holds in memory and reads anew now and then."""
     return {row.digest: _key(row) for row in conn.execute(sa.select(keys).where(keys.c.revoked_at.is_(None)))}
-
-
-def key_by_digest(conn: sa.Connection, digest: str) -> Key | None:
-    """The key with this digest; None when there is none or it was revoked."""
-    query = sa.select(keys).where(keys.c.digest == digest, keys.c.revoked_at.is_(None))
-    row = conn.execute(query).one_or_none()
-    return None if row is None else _key(row)
 
 
 def revoke_key(conn: sa.Connection, key_id: str, at: int) -> None:

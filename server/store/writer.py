@@ -63,7 +63,6 @@ class Writer:
     """See the module. `submit` may be called from any thread."""
 
     def __init__(self, engine: sa.Engine, observe: Observer | None) -> None:
-        self.last_commit_seconds = 0.0
         self._trouble: str | None = None
         self._asked: float | None = None
         self._engine = engine
@@ -175,7 +174,6 @@ class Writer:
 
     def _committed(self, rows: int, seconds: float) -> None:
         self._trouble = None
-        self.last_commit_seconds = seconds
         self._typical += (seconds - self._typical) / 16
         if self._observe is not None:
             with suppress(Exception):  # it is stored: whatever becomes of the watching, it must not be sent again

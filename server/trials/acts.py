@@ -3,13 +3,15 @@
 Every act that moves traffic appends a routing (the compare-and-set that decides a race) and every verdict a decision.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from experiments import folding, holdback, life, sequence
 from experiments.assignment import Routing
+from experiments.decision import remaining
 from experiments.errors import Conflict, Invalid, NotFound, Stale, nearest
 from experiments.experiment import By, Decision, Experiment, Verdict
 from experiments.folding import Evidence
@@ -47,11 +49,7 @@ def start(conn: Connection, act: Act) -> Experiment:
     experiment = current(conn, act)
     life.require(experiment, "start")
     routing = _routing(conn, experiment.program)
-    if routing.champion != experiment.champion:
-        raise Conflict(
-            f"the champion is now {routing.champion!r}, this draft was made against {experiment.champion!r}; "
-            "create the experiment again"
-        )
+    _require_champion(experiment, routing)
     store.interrupt_holdback(conn, routing, act.now)
     level = None if experiment.aa else _draw_level(conn, experiment)
     running = store.update_experiment(conn, life.started(experiment, level, act.now))
@@ -68,16 +66,29 @@ def start(conn: Connection, act: Act) -> Experiment:
     return running
 
 
-def _draw_level(conn: Connection, experiment: Experiment) -> float:
-    """Take the next e-LOND level of the program's series; another `alpha` than the last one's opens a new series."""
-    alpha = experiment.settings.alpha
-    past = store.levels_of(conn, experiment.program)
+def _require_champion(experiment: Experiment, routing: Routing) -> None:
+    if routing.champion != experiment.champion:
+        raise Conflict(
+            f"the champion is now {routing.champion!r}, this draft was made against {experiment.champion!r}; "
+            "create the experiment again"
+        )
+
+
+def next_level(conn: Connection, program: str, alpha: float) -> tuple[int, int, float]:
+    """The series, the number in it, and the level of the experiment on this program that starts next."""
+    past = store.levels_of(conn, program)
     number = past[-1].series if past else 1
     if past and past[-1].alpha != alpha:
         number += 1
     mine = [level for level in past if level.series == number]
     t = len(mine) + 1
-    level = sequence.level(alpha, t, sum(step.rejected for step in mine))
+    return number, t, sequence.level(alpha, t, sum(step.rejected for step in mine))
+
+
+def _draw_level(conn: Connection, experiment: Experiment) -> float:
+    """Take the next e-LOND level of the program's series; another `alpha` than the last one's opens a new series."""
+    alpha = experiment.settings.alpha
+    number, t, level = next_level(conn, experiment.program, alpha)
     store.append_level(
         conn,
         Level(
@@ -112,7 +123,7 @@ def reshare(conn: Connection, act: Act, split: Mapping[str, float]) -> Experimen
     """Set the split by hand, which turns the ramp off. Raises: Invalid at /split."""
     experiment = current(conn, act)
     try:
-        shares = life.arm_split(split, experiment.champion, experiment.challengers)
+        shares = _shares_by_hand(conn, experiment, split)
     except ValueError as error:
         raise Invalid.at("/split", str(error).removeprefix("split: ")) from None
     if experiment.state == "concluded":
@@ -122,13 +133,24 @@ def reshare(conn: Connection, act: Act, split: Mapping[str, float]) -> Experimen
     return store.update_experiment(conn, life.reshared(experiment, shares))
 
 
+def _shares_by_hand(conn: Connection, experiment: Experiment, split: Mapping[str, float]) -> dict[str, float]:
+    """A split as asked for, in arm order. Raises: ValueError unless every arm has a share, the harmful ones apart."""
+    kept = kept_evidence(conn, experiment.experiment_id, Evidence)
+    on_trial = (remaining(experiment, kept.body) if kept else ()) or experiment.challengers
+    gone = [challenger for challenger in experiment.challengers if challenger not in on_trial]
+    if harmful := next((name for name in gone if split.get(name)), None):
+        raise ValueError(f"split: {harmful!r} proved harmful and is off traffic; leave it out")
+    wanted = {arm: share for arm, share in split.items() if arm not in gone}
+    return {**life.arm_split(wanted, experiment.champion, on_trial), **dict.fromkeys(gone, 0.0)}
+
+
 def fill(conn: Connection, act: Act) -> None:
     """Send new traffic to the champion: the planned number of units has entered."""
     _route(conn, _routing(conn, current(conn, act).program), act, state="full")
 
 
 def step(conn: Connection, act: Act, split: dict[str, float]) -> None:
-    """Give the challengers the next share of the ramp."""
+    """Put the split of the next step in force: more for the challengers, or nothing for a harmful one."""
     _route(conn, _routing(conn, current(conn, act).program), act, split=split)
 
 
@@ -145,6 +167,7 @@ def promote(conn: Connection, act: Act, challenger: str | None) -> Experiment:
     life.require(experiment, "promote")
     if experiment.aa:
         raise Conflict("an A/A experiment never promotes: its challenger is the champion's twin")
+    _require_champion(experiment, _routing(conn, experiment.program))
     live = store.live_experiment(conn, experiment.program)
     if live is not None and live.experiment_id != experiment.experiment_id:
         raise Conflict(f"experiment {live.experiment_id} is live on this program; stop it before changing the champion")
@@ -218,6 +241,11 @@ def rollback(conn: Connection, act: Act) -> Experiment:
     if latest is None or latest.experiment_id != experiment.experiment_id:
         standing = f"; the latest promotion is that of experiment {latest.experiment_id}" if latest else ""
         raise Conflict(f"this experiment has no promotion to take back{standing}")
+    if (champion := _routing(conn, experiment.program).champion) != latest.to_variant:
+        raise Conflict(
+            f"the signature changed since: {champion!r} is the champion, and {latest.from_variant!r} cannot answer "
+            "what is asked now"
+        )
     live = store.live_experiment(conn, experiment.program)
     if live is not None:
         ended = msgspec.structs.replace(
@@ -291,15 +319,27 @@ def _record_promotion(conn: Connection, experiment: Experiment, act: Act, before
 
 
 def _close_level(conn: Connection, experiment: Experiment, act: Act, verdict: Verdict, decision: Decision) -> None:
-    """Tell the series how this test ended; only the engine's own promotion counts as a discovery."""
-    goals: list[dict[str, Any]] = [c for c in _comparisons(decision) if c["metric"] == experiment.goal]
-    values = [c["log_e_better"] for c in goals if c["log_e_better"] is not None]
+    """Tell the series how this test ended; only the engine's own promotion counts as a discovery.
+
+    Of two claims the least e-value counts: whichever of them is false, its own bounds it.
+    """
+    claims: dict[str, list[float]] = {}
+    for compared in _comparisons(decision):
+        if compared["metric"] in experiment.objectives and compared["log_e_better"] is not None:
+            claims.setdefault(compared["challenger"], []).append(compared["log_e_better"])
+    whole = [min(each) for each in claims.values() if len(each) == len(experiment.objectives)]
     store.conclude_level(
         conn,
         experiment.experiment_id,
-        log_e=max(values, default=None),
+        log_e=_log_mean(whole, len(experiment.challengers)) if whole else None,
         rejected=verdict == "promote" and act.by == "engine",
     )
+
+
+def _log_mean(log_e: Sequence[float], number: int) -> float:
+    """The log of the mean of `number` e-values, those not given being 0."""
+    top = max(log_e)
+    return top + math.log(math.fsum(math.exp(value - top) for value in log_e) / number)
 
 
 def _comparisons(decision: Decision) -> list[dict[str, Any]]:

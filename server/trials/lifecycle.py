@@ -12,8 +12,9 @@ from experiments.errors import Fault, Invalid, NotFound
 from experiments.experiment import Experiment
 from experiments.life import Action, NewExperiment
 from experiments.report import Point, Report
+from learning.definitions import ProgramDefinition
 from learning.programs import twin
-from learning.variants import Variant
+from learning.variants import Variant, lm_in_force
 from server.clock import new_id
 from server.ratchet import Ratchet
 from server.store import Connection
@@ -30,6 +31,13 @@ from server.trials.ticking import FROZEN
 
 async def create(ratchet: Ratchet, wanted: NewExperiment) -> Experiment:
     """A new draft. Raises: Invalid with a fault for each wrong field."""
+    made, champion = await drafted(ratchet, wanted)
+    await ratchet.store.write(_keep_draft, made, twin(champion, made.created_at) if wanted.aa else None)
+    return made
+
+
+async def drafted(ratchet: Ratchet, wanted: NewExperiment) -> tuple[Experiment, Variant]:
+    """The draft that `wanted` describes, not kept, and its champion. Raises: Invalid with a fault per wrong field."""
     try:
         program = ratchet.traffic.program(wanted.program)
     except NotFound as unknown:
@@ -37,7 +45,7 @@ async def create(ratchet: Ratchet, wanted: NewExperiment) -> Experiment:
     now = ratchet.now()
     champion = program.champion
     variants = {variant.name: variant for variant in await ratchet.store.read(stored_variants, program.name)}
-    drafted = life.draft(
+    made = life.draft(
         wanted,
         experiment_id=new_id(),
         champion=champion.name,
@@ -53,10 +61,24 @@ async def create(ratchet: Ratchet, wanted: NewExperiment) -> Experiment:
         for place, name in enumerate(wanted.challengers)
         if variants[name].interface != champion.interface
     ]
-    if foreign:
-        raise Invalid(foreign[0].message, faults=foreign)
-    await ratchet.store.write(_keep_draft, drafted, twin(champion, now) if wanted.aa else None)
-    return drafted
+    faults = foreign + _price_faults(made, {**variants, champion.name: champion}, program.definition)
+    if faults:
+        raise Invalid(faults[0].message, faults=faults)
+    return made, champion
+
+
+def _price_faults(drafted: Experiment, variants: Mapping[str, Variant], definition: ProgramDefinition) -> list[Fault]:
+    """An unknown price is no low price: where costs are compared, every arm needs one."""
+    if not any(drafted.metrics[name].kind == "cost" for name in drafted.compared):
+        return []
+    pointer, what = (
+        ("/objective", drafted.settings.objective) if drafted.saving else ("/guardrails", "a cost guardrail")
+    )
+    return [
+        Fault(pointer, f"{what} needs the price of every arm's LM; that of {name!r} is unknown")
+        for name in drafted.arms
+        if name in variants and lm_in_force(variants[name], definition).price is None
+    ]
 
 
 def _keep_draft(conn: Connection, drafted: Experiment, aa_twin: Variant | None) -> None:

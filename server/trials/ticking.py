@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from experiments import folding
-from experiments.decision import Conclude, Fill, Keep, Ruling, Step, decide, latch
+from experiments.decision import Conclude, Drop, Fill, Keep, Ruling, Step, decide, fill, latch
 from experiments.errors import NotFound, RatchetError, Stale
 from experiments.experiment import Experiment
 from experiments.facts import Entrant
@@ -131,6 +131,8 @@ def units_of(conn: Connection, experiment: Experiment, number: int, cut: int) ->
         cut=cut,
         window=experiment.settings.outcome_window,
         per_unit=folding.PREDICTIONS_PER_UNIT,
+        # Splits that move to and fro take units out of one arm sooner: how many predictions count must not tell which.
+        one_epoch=experiment.settings.allocation == "adaptive",
     )
 
 
@@ -196,9 +198,12 @@ def _carry_out(
         case Conclude(verdict="promote") if experiment.promotion == "recommend":
             if not any(d.by == "engine" for d in store.decisions_of(conn, experiment.experiment_id)):
                 acts.recommend(conn, experiment, act)
-            return False
+            return not full and _fill(conn, experiment, evidence, act)
         case Conclude(verdict=verdict, challenger=challenger):
             acts.conclude(conn, experiment, act, verdict, challenger if verdict == "promote" else None)
+            return True
+        case Drop(split=split):
+            acts.step(conn, act, split)
             return True
         case Step(split=split):
             acts.step(conn, act, split)
@@ -210,3 +215,10 @@ def _carry_out(
             return True
         case _:
             return False
+
+
+def _fill(conn: Connection, experiment: Experiment, evidence: Evidence, act: Act) -> bool:
+    """Keep to the planned number of units while a recommended promotion waits for its person."""
+    if filled := fill(experiment, evidence):
+        acts.fill(conn, msgspec.structs.replace(act, reason=filled.reason))
+    return filled is not None

@@ -23,7 +23,7 @@ class Act(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class Reshare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A new split of a running or paused experiment: every arm's name and share. It turns a ramp off."""
+    """A new split of a running or paused experiment: every arm's name and share. From then on nothing else moves it."""
 
     split: Annotated[dict[str, Share], Meta(min_length=2, max_length=21)]
     reason: Reason | None = None
@@ -40,6 +40,7 @@ class Arm(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The options an experiment was created with, every default filled in; durations in seconds."""
 
+    allocation: Literal["fixed", "adaptive"]
     ramp: list[Share]
     alpha: float
     min_effect: float
@@ -164,6 +165,7 @@ def _arm(found: DomainExperiment, name: str, split: dict[str, float]) -> Arm:
 
 def _settings(chosen: ExperimentSettings) -> Settings:
     return Settings(
+        allocation=chosen.allocation,
         ramp=list(chosen.ramp),
         alpha=chosen.alpha,
         min_effect=chosen.min_effect,

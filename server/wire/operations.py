@@ -27,7 +27,10 @@ class Freeze(msgspec.Struct, frozen=True):
 
 
 class ProgramStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One program at a glance. `problem` says why it cannot be served, null when it can."""
+    """One program at a glance. `problem` says why its present form cannot be loaded: it is served in its last good one.
+
+    Where there was none, it is not served and has no champion. Null when all is well.
+    """
 
     name: str
     champion: str | None

@@ -109,3 +109,13 @@ def test_the_champion_serves_everybody_and_nothing_counts_while_no_experiment_is
 def test_a_resumed_experiment_gives_every_unit_its_variant_back():
     before = [route(routing(), unit) for unit in UNITS[:300]]
     assert [route(routing(epoch=5), unit) for unit in UNITS[:300]] == before
+
+
+def test_a_holdback_logs_its_shares_and_tosses_new_coins():
+    held = routing(state="holdback", champion="new", split={"base": 0.2, "new": 0.8}, epoch=7)
+    assert held.live
+    assert held.running is None
+    before = {unit for unit in UNITS if route(routing(), unit).variant == "base"}
+    after = {unit for unit in UNITS if route(held, unit).variant == "base"}
+    assert {route(held, unit).propensity for unit in after} == {0.2}
+    assert len(after & before) / len(after) == pytest.approx(len(before) / len(UNITS), abs=0.1)

@@ -8,8 +8,8 @@ from hypothesis import given
 from scipy.special import logsumexp
 
 from experiments import betting
-from experiments.betting import BETS, WEIGHTS, Betting, forecast, log_growth
-from experiments.strata import Cells
+from experiments.betting import AIM, BETS, Betting, forecast, log_growth, prior
+from experiments.strata import Cells, group
 
 ROWS = st.lists(
     st.tuples(st.booleans(), st.sampled_from([0.0, 0.2, 1 / 3, 0.5, 1.0]), st.sampled_from([0.05, 0.5, 0.9])),
@@ -47,12 +47,15 @@ def test_one_bet_on_a_binary_score_is_the_likelihood_ratio_of_the_labels():
 
 
 def test_the_bets_agree_with_the_prototype_of_the_design():
-    # Self-reference, statistics.md section 5 item 7: m = .7, s^2 = .21, pi = .5, default bets and weights.
+    # Self-reference, statistics.md section 5 item 7: m = .7, s^2 = .21, pi = .5, its own bets and weights.
+    bets = np.geomspace(0.005, 0.32, 12)
+    laws = [bets * np.exp(-0.5 * (bets / tau) ** 2) for tau in (0.03, 0.12)]
+    weights = np.mean([law / law.sum() for law in laws], axis=0)
     y = np.array([0.0, 1, 0, 1])
     cells = Cells(pi=0.5, w=np.array([0.0, 0, 1, 1]), y=y, count=np.array([300.0, 700, 250, 750]))
     mirrored = Cells(pi=0.5, w=cells.w, y=1 - y, count=cells.count)
-    up, up_margin = logsumexp(log_growth(cells, 0.7, 0.21, np.array([0.0, -0.02]), BETS) + np.log(WEIGHTS), axis=1)
-    down = logsumexp(log_growth(mirrored, 0.3, 0.21, np.array([0.0]), BETS) + np.log(WEIGHTS), axis=1)[0]
+    up, up_margin = logsumexp(log_growth(cells, 0.7, 0.21, np.array([0.0, -0.02]), bets) + np.log(weights), axis=1)
+    down = logsumexp(log_growth(mirrored, 0.3, 0.21, np.array([0.0]), bets) + np.log(weights), axis=1)[0]
     assert up == pytest.approx(2.1633759449065604, abs=1e-12)
     assert down == pytest.approx(-2.627059517064494, abs=1e-12)
     assert up_margin == pytest.approx(4.6674363769545515, abs=1e-12)
@@ -148,8 +151,8 @@ def test_no_bet_loses_more_than_nine_tenths_and_none_has_an_edge_at_its_null(cen
 @given(ROWS, ROWS)
 def test_evidence_falls_as_the_null_rises_among_nulls_under_the_same_bets(first, second):
     state = folded(folded(betting.begin(), first), second)
-    capital = np.frombuffer(state.up, "<f8").reshape(-1, len(BETS))
-    evidence = logsumexp(capital + np.log(WEIGHTS), axis=1)
+    capital = np.frombuffer(state.up, "<f8").reshape(-1, BETS)
+    evidence = logsumexp(capital + np.log(prior(AIM)[1]), axis=1)
     near = betting._nulls(0.0) <= betting.REACH
     assert (np.diff(evidence[near]) <= 1e-9).all()
     assert (np.diff(evidence[~near]) <= 1e-9).all()
@@ -168,16 +171,37 @@ def test_the_interval_inverts_the_evidence_that_decides():
 
 
 def sampled_at(effect: float, *, up: bool) -> float:
-    """Evidence of the sample above at exactly this null: a margin puts its null on the grid."""
-    rng = np.random.default_rng(1)
-    state = betting.begin(margin=abs(effect))
+    """Evidence of the sample above at exactly this null, by the same bets."""
+    rng, state = np.random.default_rng(1), betting.begin(min_effect=0.05)
+    effects, weights = prior(state.aim)
+    capital = np.zeros((1, BETS))
     for _ in range(40):
         w = rng.random(100) < 0.5
-        state = state.fold(w, rng.random(100) < np.where(w, 0.7, 0.6), np.full(100, 0.5))
-    nulls = betting._nulls(abs(effect))
-    packed = state.up if up else state.down
-    capital = np.frombuffer(packed, "<f8").reshape(-1, len(BETS))[nulls == effect]
-    return float(logsumexp(capital + np.log(WEIGHTS)))
+        y = rng.random(100) < np.where(w, 0.7, 0.6)
+        (cells,) = group(w, y, np.full(100, 0.5))
+        centre, scale = forecast(state.strata, 0.5)
+        if up:
+            capital += log_growth(cells, centre, scale, np.array([effect]), effects)
+        else:
+            mirrored = Cells(pi=0.5, w=cells.w, y=1 - cells.y, count=cells.count)
+            capital += log_growth(mirrored, 1 - centre, scale, np.array([-effect]), effects)
+        state = state.fold(w, y, np.full(100, 0.5))
+    return float(logsumexp(capital + np.log(weights)))
+
+
+@pytest.mark.parametrize("aim", [0.001, 0.01, 0.03, 0.2, 1.0])
+def test_bets_lie_around_the_effect_that_matters_and_leave_room_for_large_ones(aim):
+    effects, weights = prior(aim)
+    assert weights.sum() == pytest.approx(1)
+    assert effects[0] < aim / 2
+    assert effects[-1] > max(0.27, 5 * aim)
+    assert weights[(effects > aim / 2) & (effects < max(0.3, 10 * aim))].sum() > 0.8
+
+
+def test_a_guardrail_bets_on_its_margin_and_a_goal_on_its_least_effect():
+    assert betting.begin(margin=0.01, min_effect=0.05).aim == 0.01
+    assert betting.begin(min_effect=0.05).aim == 0.05
+    assert betting.begin().aim == AIM
 
 
 def test_an_interval_leaves_zero_out_when_and_only_when_a_side_is_decided_at_half_the_level():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,7 +23,7 @@ GUARDED = {
 }
 
 
-def concluded(**options: object) -> Experiment:
+def concluded(**options: Any) -> Experiment:
     """An experiment whose `new` was promoted at 0, watched from epoch 2 on."""
     trial = msgspec.structs.replace(experiment(**options), state="concluded", verdict="promote", concluded_at=0)
     return holdback.began(trial, "base", "new", 2, 0)

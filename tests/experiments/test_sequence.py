@@ -3,6 +3,7 @@ import math
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from scipy.special import zeta
 
 from experiments.sequence import level, share, wealth
 
@@ -30,13 +31,14 @@ def test_levels_follow_the_rule_of_online_fdr():
 
 
 def test_all_shares_together_spend_everything_once():
-    # Euler-Maclaurin: sum over k > K of 1/(k ln^2 k) = 1/ln(K) - f(K)/2 - f'(K)/12 + ...
+    # Euler-Maclaurin: sum over k > K of f(k) = integral of f from K - f(K)/2 - f'(K)/12 + ..., half for either part.
     last = 100_000
-    f = 1 / (last * math.log(last) ** 2)
-    slope = -f * (1 + 2 / math.log(last)) / last
-    whole = 2.109742801236892
-    tail = 1 / math.log(last) - f / 2 - slope / 12
-    assert math.fsum(share(t) for t in range(1, last)) + tail / whole == pytest.approx(1, abs=1e-12)
+    slow = 1 / (last * math.log(last) ** 2)
+    slope = -slow * (1 + 2 / math.log(last)) / last
+    slow_tail = (1 / math.log(last) - slow / 2 - slope / 12) / 2.109742801236892
+    level_tail = 2 / math.sqrt(last + 5 - 0.5) / float(zeta(1.5, 6))
+    spent = math.fsum(share(t) for t in range(1, last))
+    assert spent + (slow_tail + level_tail) / 2 == pytest.approx(1, abs=1e-10)
 
 
 @given(st.floats(0.001, 0.5), st.integers(1, 300), st.integers(0, 20))

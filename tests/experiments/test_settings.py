@@ -39,6 +39,12 @@ def test_a_split_turns_off_a_ramp_below_it_and_keeps_one_beside_it():
     assert ExperimentOptions(split=split, ramp=(0.3, 0.5)).over(below).resolve().ramp == (0.3, 0.5)
 
 
+def test_a_split_in_the_definitions_holds_where_no_ramp_is_written():
+    roles = {"champion": 0.5, "challenger": 0.5}
+    assert ExperimentOptions().over(ExperimentOptions(split=roles)).resolve().ramp == ()
+    assert ExperimentOptions().over(ExperimentOptions(split=roles, ramp=(0.5, 0.8))).resolve().ramp == (0.5, 0.8)
+
+
 @pytest.mark.parametrize(
     ("terms", "message"),
     [

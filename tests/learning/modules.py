@@ -41,6 +41,19 @@ class Synchronous(dspy.Module):  # type: ignore[misc]
         return self.predict(ticket=ticket)
 
 
+class Careless(dspy.Module):  # type: ignore[misc]
+    """Gives its predictor a text where numbers are expected."""
+
+    signature = "ticket: str -> category: str"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sort = dspy.Predict("numbers: list[int] -> category: str")
+
+    async def aforward(self, ticket: str) -> dspy.Prediction:
+        return await self.sort.acall(numbers=ticket)
+
+
 class Misbehaving(dspy.Module):  # type: ignore[misc]
     """Does what its input says."""
 

@@ -1,5 +1,7 @@
 """The plain adapter: what a small model is shown, and what is read from what it says."""
 
+import gc
+import weakref
 from typing import Any
 
 import dspy
@@ -7,7 +9,7 @@ import pytest
 from dspy.utils.exceptions import AdapterParseError
 
 from experiments.errors import Invalid
-from learning.adapters import PlainAdapter
+from learning.adapters import PlainAdapter, remembering
 
 ADAPTER = PlainAdapter()
 
@@ -70,3 +72,22 @@ def test_other_types_are_read_as_dspy_reads_them() -> None:
 def test_several_output_fields_are_refused_by_name() -> None:
     with pytest.raises(Invalid, match="reasoning, label"):
         shown(signature("?", "text -> reasoning, label"), {"text": "x"})
+
+
+@pytest.mark.parametrize("kind", [dspy.ChatAdapter, dspy.JSONAdapter])
+def test_a_system_message_is_written_once_and_forgotten_with_its_signature(kind: type[dspy.Adapter]) -> None:
+    class Noting(kind):  # type: ignore[misc]  # DSPy ships no types
+        def format_system_message(self, made: Any) -> Any:
+            written.append(made.instructions)
+            return super().format_system_message(made)
+
+    written: list[str] = []
+    adapter, plain = remembering(Noting()), kind()
+    first, second = signature("Classify."), signature("Decide.")
+    for made in (first, second, first):
+        assert adapter.format(made, [], {"text": "fine"}) == plain.format(made, [], {"text": "fine"})
+    assert written == ["Classify.", "Decide."]
+    gone = weakref.ref(second)
+    del second
+    gc.collect()
+    assert gone() is None

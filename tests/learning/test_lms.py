@@ -163,6 +163,14 @@ def test_as_many_connections_are_open_at_once_as_the_settings_allow(endpoint: En
     assert not endpoint.meeting.broken
 
 
+def test_a_proxy_that_the_environment_names_is_used(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", endpoint.url.removesuffix("/v1"))
+    ask(open_lm(settings(endpoint, api_base="http://elsewhere.invalid/v1")))
+    assert endpoint.seen[0][0] == "http://elsewhere.invalid/v1/chat/completions"
+
+
 def test_beyond_its_limit_an_lm_refuses_at_once() -> None:
     lm = open_lm(LmSettings(model="sim/triage", max_concurrency=2))
     with lm.slots.taken(), lm.slots.taken(), pytest.raises(Busy) as full, lm.slots.taken():

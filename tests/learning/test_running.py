@@ -322,6 +322,14 @@ def test_dspy_keeps_nothing_of_what_it_was_asked() -> None:
     assert (len(dspy.settings.trace), len(GLOBAL_HISTORY)) == before
 
 
+def test_what_a_program_is_given_is_never_written_to_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    careless = definition(signature=None, module=f"{MODULES}:Careless")
+    served = champion_only(lambda _model, _prompt: chat(category="bug"), careless, {"ticket": "a customer's words"})
+    assert served.status == "ok"
+    written = capsys.readouterr()
+    assert "customer" not in written.err + written.out
+
+
 def test_a_twin_answers_like_its_champion_under_its_own_name() -> None:
     program = definition()
     base = base_variant("triage", program, 0)

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from experiments.errors import Invalid
-from learning.definitions import LmSettings, Price, ProgramDefinition
+from experiments.life import twin_name
+from learning.definitions import NAME, LmSettings, Price, ProgramDefinition
 from learning.programs import base_variant, load, make_variant, twin
 from learning.variants import Variant, diff, lm_in_force
 
@@ -100,6 +101,12 @@ def test_the_interface_tells_what_goes_in_and_out_and_not_how() -> None:
     assert thinking.fingerprint != BASE.fingerprint
     wider = base_variant("triage", definition(signature=SIGNATURE.replace("'bug'", "'bug', 'other'")), 0)
     assert wider.interface != BASE.interface
+
+
+def test_a_twin_has_the_name_that_its_experiment_knows_however_long_its_champions_is() -> None:
+    long = msgspec.structs.replace(BASE, name="v" * 64)
+    assert twin(long, 11).name == twin_name(long.name)
+    assert NAME.fullmatch(twin_name(long.name))
 
 
 def test_a_twin_is_its_champion_under_another_id() -> None:

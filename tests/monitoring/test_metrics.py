@@ -1,4 +1,7 @@
-from monitoring.metrics import Metrics
+from experiments.facts import Call
+from experiments.quantities import DOLLAR
+from monitoring.metrics import OFF_TRAFFIC, Metrics
+from tests.store.made import prediction
 
 
 def test_series_of_variants_off_traffic_are_removed() -> None:
@@ -13,6 +16,21 @@ def test_series_of_variants_off_traffic_are_removed() -> None:
     assert 'program="triage",variant="terse"' not in shown
     assert 'ratchet_predictions_total{program="triage",status="ok",variant="base"} 1.0' in shown
     assert 'ratchet_split_ratio{program="other",variant="terse"} 1.0' in shown
+
+
+def test_what_comes_in_for_variants_off_traffic_is_counted_together() -> None:
+    metrics = Metrics(version="1")
+    metrics.routed("triage", {"base": 1.0, "paused": 0.0})
+    for variant in ("base", "paused", "gone", "pinned"):
+        call = Call(variant, "m", 10, 1, cost=DOLLAR, latency=5)
+        metrics.predicted(prediction(program="triage", assigned_variant=variant, calls=(call,)))
+    shown = metrics.render().decode()
+    for variant, dollars in (("base", 1.0), ("paused", 1.0), (OFF_TRAFFIC, 2.0)):
+        assert f'ratchet_llm_cost_dollars_total{{program="triage",variant="{variant}"}} {dollars}' in shown
+        assert f'ratchet_predictions_total{{program="triage",status="ok",variant="{variant}"}} {dollars}' in shown
+    assert "gone" not in shown
+    metrics.routed("triage", {})
+    assert 'program="triage"' not in metrics.render().decode().replace("overhead", "")
 
 
 def test_two_hundred_variants_leave_no_more_series_than_two() -> None:

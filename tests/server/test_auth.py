@@ -48,6 +48,8 @@ NEEDED: list[tuple[str, str, Scope]] = [
     ("POST", "/v1/programs/triage/variants", "operate"),
     ("POST", "/v1/experiments", "operate"),
     ("POST", "/v1/freeze", "operate"),
+    ("POST", "/v1/definitions/diff", "admin"),
+    ("PUT", "/v1/definitions", "admin"),
     ("GET", "/v1/keys", "admin"),
 ]
 
@@ -122,9 +124,22 @@ async def test_acts_are_recorded_under_the_name_of_the_key(sqlite_url: str) -> N
 
 async def test_pages_of_other_sites_may_not_call_an_open_server(sqlite_url: str) -> None:
     async with application(sqlite_url) as app:
-        foreign = await app.http.get("/v1/programs", headers={"Sec-Fetch-Site": "cross-site"})
-        own = await app.http.get("/v1/programs", headers={"Sec-Fetch-Site": "same-origin"})
-        assert (foreign.status_code, own.status_code) == (403, 200)
+        for sender, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+            answer = await app.http.get("/v1/programs", headers={"Sec-Fetch-Site": sender})
+            assert answer.status_code == status, sender
+
+
+async def test_an_open_server_answers_to_names_of_its_own_machine_only(sqlite_url: str) -> None:
+    async with application(sqlite_url) as app:
+        for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]"):
+            assert (await app.http.get("/v1/programs", headers={"Host": host})).status_code == 200, host
+        for host in ("evil.example:8000", "127.0.0.1.evil.example", "192.168.1.5", ""):
+            answer = await app.http.get("/v1/programs", headers={"Host": host})
+            assert answer.status_code == 403, host
+        assert "ratchet keys create" in answer.json()["detail"]
+        secret = (await key(app, "admin"))["secret"]
+        elsewhere = {"Host": "ratchet.example", **bearer(secret)}
+        assert (await app.http.get("/v1/programs", headers=elsewhere)).status_code == 200
 
 
 def test_an_open_server_listens_on_loopback_only() -> None:

@@ -1,5 +1,6 @@
 """The verbs, against a real server that they find by themselves."""
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
+from server.cli.experiments import print_report
 from server.cli.main import ratchet
 from server.presence import announce, present, withdraw
 from tests.servers import DEFINITIONS, RunningServer
@@ -130,6 +133,19 @@ def test_replay_agrees_with_what_was_decided(verb: Verb, experiment: str) -> Non
     assert verb("replay", "no-such-id").exit_code == 1
 
 
+def test_a_report_is_drawn_with_better_on_the_right_whatever_the_direction(verb: Verb, experiment: str) -> None:
+    report = answered(verb("experiments", "show", experiment, "--json"))
+    interval = {"lower": 0.2, "upper": 0.4, "level": 0.9}
+    for direction, ahead in (("higher", True), ("lower", False)):
+        report["comparisons"][0] |= {"direction": direction, "estimate": 0.3, "interval": interval}
+        console = Console(width=200, record=True, file=io.StringIO())
+        print_report(console, {**report, "reason": "an operator's [/words] are no markup"})
+        shown = console.export_text()
+        (line,) = [line for line in shown.splitlines() if "├" in line]
+        assert (line.index("●") > line.index("│")) is ahead
+        assert "[/words]" in shown
+
+
 def test_freeze_is_seen_until_unfreeze(verb: Verb) -> None:
     assert verb("freeze", "-m", "at night").exit_code == 0
     assert "Frozen since" in verb("status").stdout
@@ -198,3 +214,13 @@ def test_check_needs_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert json.loads(bad.stdout)["errors"][0]["pointer"] == "/programs/a"
     assert "ratchet.yaml:2:6: programs.a: 1 is not a mapping" in bad.stderr
     assert json.loads(CliRunner().invoke(ratchet, ["check", "--schema"]).stdout)["title"] == "ratchet.yaml"
+
+
+def test_simulate_tells_what_an_experiment_would_take(verb: Verb) -> None:
+    told = verb("simulate", "triage", "-u", "5000", "-b", "correct=0.7", "-o", "min_effect=0.1")
+    assert told.exit_code == 0, told.stderr
+    assert "Better by the minimum effect: promoted in" in told.stdout
+    plan = answered(verb("simulate", "triage", "-u", "5000", "-b", "correct=0.7", "-o", "min_effect=0.1", "--json"))
+    assert [scenario["effect"] for scenario in plan["scenarios"]] == [-0.1, 0.0, 0.1, 0.2]
+    assert verb("simulate", "triage", "-u", "0", "-b", "correct=0.7").exit_code == 1
+    assert verb("simulate", "triage").exit_code == 2

@@ -107,6 +107,10 @@ def test_keys_that_old_yaml_takes_for_truth_are_names() -> None:
             "triage.experiments.split: the shares sum to 1.1, not to 1",
         ),
         (
+            f"{METRICS}    experiments: {{^split: {{champion: 1, challenger: 0}}}}",
+            "triage.experiments.split: the champion and the challenger both need a share above 0",
+        ),
+        (
             f"{METRICS}    experiments: {{split: {{champion: 0.9, challenger: 0.1}}, ^ramp: [0.2]}}",
             "triage.experiments.ramp: the first step of a ramp is the challenger's share in `split`",
         ),
@@ -268,3 +272,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(Invalid, match="not UTF-8"):
         read_file(tmp_path / "bad.yaml")
+
+
+def test_cheaper_is_refused_without_saying_how_much_worse_is_still_as_good() -> None:
+    objective = "    experiments: {objective: as_good_and_cheaper}\n"
+    goal = "    metrics: {solved: {kind: boolean, role: goal, margin: 2%}}\n"
+    assert program(HEAD + goal + objective).experiments.objective == "as_good_and_cheaper"
+    (error,) = errors(HEAD + goal.replace(", margin: 2%", "") + objective)
+    assert error.startswith(
+        "ratchet.yaml:5:15: programs.triage.metrics.solved: as_good_and_cheaper needs `margin` here"
+    )

@@ -33,7 +33,7 @@ def test_without_its_database_a_process_refuses_before_a_model_is_called_and_rec
             assert (await app.predict()).status_code == 200
             await asyncio.to_thread(postgres.stop)
             try:
-                await until(lambda: not app.ratchet.store.journal.healthy)
+                await until(lambda: app.ratchet.store.journal.trouble is not None)
                 refused = await app.predict()
                 assert (refused.status_code, refused.json()["type"]) == (503, "unavailable")
                 assert int(refused.headers["retry-after"]) >= 1
@@ -43,7 +43,7 @@ def test_without_its_database_a_process_refuses_before_a_model_is_called_and_rec
                 assert asked == 1
             finally:
                 await asyncio.to_thread(postgres.start)
-            await until(lambda: app.ratchet.store.journal.healthy)
+            await until(lambda: app.ratchet.store.journal.trouble is None)
             assert (await app.predict()).status_code == 200
 
     asyncio.run(play())

@@ -96,6 +96,24 @@ def test_a_new_signature_is_refused_while_an_experiment_runs(database_url: str) 
     asyncio.run(play())
 
 
+def test_after_a_new_signature_nothing_leads_back_to_variants_that_cannot_answer_it(sqlite_url: str) -> None:
+    async def play() -> None:
+        async with application(sqlite_url) as app:
+            promoted = await on_trial(app)
+            because = {"reason": "test"}
+            await app.http.post(f"/v1/experiments/{promoted}/promote", json={**because, "variant": "terse"})
+            draft = await app.http.post("/v1/experiments", json={"program": "triage", "challengers": ["base"]})
+            await apply(app.ratchet, OTHER_FIELDS, "ratchet.yaml", "test")
+            for act, experiment_id in (("rollback", promoted), ("promote", draft.json()["experiment_id"])):
+                refused = await app.http.post(f"/v1/experiments/{experiment_id}/{act}", json=because)
+                assert refused.status_code == 409, refused.text
+            assert (await program(app))["champion"] == "base-2"
+            pinned = await app.predict(variant="terse")
+            assert (pinned.status_code, pinned.json()["errors"][0]["pointer"]) == (400, "/variant")
+
+    asyncio.run(play())
+
+
 def test_a_removed_program_is_served_no_longer_and_comes_back_with_its_variants(database_url: str) -> None:
     async def play() -> None:
         async with application(database_url) as app:

@@ -5,7 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.application import Application, application
+from server.definitions.applying import apply
+from tests.application import DEFINITIONS, Application, application
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +62,42 @@ async def test_an_experiment_lives_from_draft_to_promotion_and_back(database_url
         ]
         assert decisions[1]["evidence"]["computed_at"].endswith("Z")
         assert decisions[1]["split_before"] == {"base": 0.5, "terse": 0.5}
+
+
+async def test_cheaper_is_refused_where_an_arm_has_no_known_price(sqlite_url: str) -> None:
+    wanted = {"program": "triage", "challengers": ["free"], "goal": "latency", "objective": "as_good_and_cheaper"}
+    async with application(sqlite_url) as app:
+        without = await app.http.post(EXPERIMENTS, json={**wanted, "challengers": []})
+        assert "needs a `margin` on 'latency'" in without.text
+        guarded = DEFINITIONS.replace("{kind: latency}", "{kind: latency, margin: 10%}")
+        await apply(app.ratchet, guarded, "ratchet.yaml", actor=None)
+        free = {"name": "free", "lm": "sim/unpriced"}
+        (await app.http.post("/v1/programs/triage/variants", json=free)).raise_for_status()
+        refused = await app.http.post(EXPERIMENTS, json=wanted)
+        assert refused.status_code == 400
+        assert refused.json()["errors"] == [
+            {
+                "pointer": "/objective",
+                "message": "as_good_and_cheaper needs the price of every arm's LM; that of 'free' is unknown",
+            }
+        ]
+
+
+async def test_a_cost_guardrail_needs_every_arms_price_and_takes_the_definitions_for_its_own_model(
+    sqlite_url: str,
+) -> None:
+    priced = "price: {input: 1, output: 2}"
+    guarded = DEFINITIONS + "      cost: {kind: cost, role: guardrail, margin: 10%}\n"
+    async with application(sqlite_url, definitions=DEFINITIONS.replace(f", {priced}", "")) as app:
+        for made in ({"name": "terse", "instructions": "One word."}, {"name": "other", "lm": "sim/unpriced"}):
+            (await app.http.post("/v1/programs/triage/variants", json=made)).raise_for_status()
+        await apply(app.ratchet, guarded, "ratchet.yaml", actor=None)
+        refused = await app.http.post(EXPERIMENTS, json={"program": "triage", "challengers": ["terse", "other"]})
+        (fault,) = refused.json()["errors"]
+        assert fault["pointer"] == "/guardrails"
+        assert "that of 'other' is unknown" in fault["message"]
+        taken = await app.http.post(EXPERIMENTS, json={"program": "triage", "challengers": ["terse"]})
+        assert taken.status_code == 201, taken.text
 
 
 async def test_an_act_that_the_state_does_not_allow_is_a_conflict(sqlite_url: str) -> None:
@@ -192,3 +229,52 @@ async def test_automation_is_frozen_and_unfrozen_with_a_reason(sqlite_url: str) 
             "split": {"base": 1.0},
             "problem": None,
         }
+
+
+async def test_a_plan_says_what_an_experiment_takes_before_there_is_a_challenger(sqlite_url: str) -> None:
+    async with application(sqlite_url) as app:
+        body = {"program": "triage", "min_effect": 0.1, "units_per_day": 5000, "baseline": {"correct": 0.7}}
+        answer = await app.http.post(f"{EXPERIMENTS}/plan", json=body)
+        assert answer.status_code == 200, answer.text
+        plan = answer.json()
+        assert plan["challengers"] == ["base-aa"]
+        assert plan["baseline"]["correct"] == 0.7
+        assert [scenario["effect"] for scenario in plan["scenarios"]] == [-0.1, 0.0, 0.1, 0.2]
+        assert plan["expected_units"] == plan["scenarios"][2]["units"]
+        assert sum(plan["chances"].values()) == pytest.approx(1)
+        assert plan["false_promotion"] < 0.1
+        assert (await app.http.post(f"{EXPERIMENTS}/plan", json=body)).json() == plan
+        assert (await app.http.get(EXPERIMENTS)).json()["items"] == []
+
+
+async def test_a_plan_without_a_baseline_takes_the_champions_own_outcomes(sqlite_url: str) -> None:
+    async with application(sqlite_url) as app:
+        body = {"program": "triage", "min_effect": 0.1, "units_per_day": 5000}
+        refused = await app.http.post(f"{EXPERIMENTS}/plan", json=body)
+        assert refused.status_code == 400
+        assert [fault["pointer"] for fault in refused.json()["errors"]] == ["/baseline/correct"]
+        for label in ("bug", "bug", "bug", "billing"):
+            made = (await app.predict()).json()
+            await app.report({"prediction_id": made["prediction_id"], "label": {"category": label}})
+        plan = (await app.http.post(f"{EXPERIMENTS}/plan", json=body)).raise_for_status().json()
+        assert plan["baseline"]["correct"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"units_per_day": 0}, "/units_per_day"),
+        ({"units_per_day": "many"}, "/units_per_day"),
+        ({"baseline": {"corect": 0.7}}, "/baseline/corect"),
+        ({"baseline": {"correct": 1.7}}, "/baseline/correct"),
+        ({"challengers": ["nobody"]}, "/challengers/0"),
+        ({"program": "triag"}, "/program"),
+        ({"unit_per_day": 3}, "/unit_per_day"),
+    ],
+)
+async def test_a_wrong_plan_is_refused_at_its_field(change: dict[str, Any], pointer: str, sqlite_url: str) -> None:
+    async with application(sqlite_url) as app:
+        body = {"program": "triage", "units_per_day": 100, "baseline": {"correct": 0.7}, **change}
+        answer = await app.http.post(f"{EXPERIMENTS}/plan", json=body)
+        assert answer.status_code == 400, answer.text
+        assert pointer in [fault["pointer"] for fault in answer.json()["errors"]], answer.text

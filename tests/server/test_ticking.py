@@ -5,14 +5,14 @@ import pytest
 import sqlalchemy as sa
 
 from experiments.assignment import route
-from experiments.decision import Conclude
-from experiments.errors import Conflict, Stale
+from experiments.decision import Conclude, Drop
+from experiments.errors import Conflict, Invalid, Stale
 from experiments.quantities import SECOND
 from server.clock import new_id
 from server.store import experiments as store
 from server.store.blocks import closed_blocks
-from server.store.routings import routing_in_force
-from server.store.tables import outcomes
+from server.store.routings import routing_in_force, splits_by_epoch
+from server.store.tables import outcomes, predictions
 from server.store.upkeep import put_setting
 from server.trials import acts
 from server.trials.replay import replay
@@ -90,6 +90,52 @@ def test_a_worse_challenger_is_rolled_back_and_traffic_returns(database_url: str
     on(database_url, {"base": 0.85, "new": 0.5}, scenario)
 
 
+def test_a_harmful_challenger_of_several_leaves_the_traffic_and_the_others_go_on(database_url: str) -> None:
+    async def scenario(world: World) -> None:
+        experiment = await world.begin()
+        assert isinstance(await world.until(experiment, Drop), Drop)
+        routing = await world.store.read(routing_in_force, "p")
+        assert routing is not None
+        assert routing.split == {"base": 0.75, "good": 0.25, "bad": 0.0}
+        assert "'bad' is worse on 'correct'" in routing.reason
+        assert "bad" not in {route(routing, f"unit-{n}").variant for n in range(500)}
+        assert (await world.store.read(store.experiment, experiment.experiment_id)).state == "running"
+
+        by_hand = {"base": 0.5, "good": 0.5}
+        with pytest.raises(Invalid, match="'bad' proved harmful and is off traffic"):
+            await world.store.write(acts.reshare, world.act(experiment.experiment_id), {**by_hand, "bad": 0.1})
+        await world.store.write(acts.reshare, world.act(experiment.experiment_id), by_hand)
+        ruling = await world.until_verdict(experiment)
+        assert isinstance(ruling, Conclude)
+        assert (ruling.verdict, ruling.challenger) == ("promote", "good")
+        report = await world.store.read(report_of, experiment.experiment_id, world.now)
+        assert [arm.split for arm in report.arms] == [0.05, 0.95, 0.0]
+        assert (await world.store.read(replay, experiment.experiment_id)).differences == ()
+
+    on(database_url, {"base": 0.6, "good": 0.85, "bad": 0.1}, scenario)
+
+
+@pytest.mark.parametrize("randomize", ["request", "unit"])
+def test_shares_that_follow_the_evidence_are_logged_and_replayed(database_url: str, randomize: str) -> None:
+    async def scenario(world: World) -> None:
+        experiment = await world.begin(allocation="adaptive", randomize=randomize, ramp_units=30, min_units=40)
+        returning = (lambda n: f"unit-{n % 97 + n // 970 * 97}") if randomize == "unit" else None
+        ruling = await world.until_verdict(experiment, unit=returning)
+        assert isinstance(ruling, Conclude), ruling
+        assert ruling.verdict == "promote"
+        splits = await world.store.read(splits_by_epoch, experiment.experiment_id)
+        shares = [splits[epoch]["new"] for epoch in sorted(splits)][:-1]
+        assert len(shares) > 1
+        assert shares[0] == 0.5
+        assert max(shares) > 0.5
+        logged = sa.select(predictions.c.propensity).where(predictions.c.assigned_variant == "new").distinct()
+        found = await world.store.read(lambda conn: conn.execute(logged).scalars().all())
+        assert set(found) <= set(shares)
+        assert (await world.store.read(replay, experiment.experiment_id)).differences == ()
+
+    on(database_url, {"base": 0.5, "new": 0.62}, scenario)
+
+
 def test_a_recommended_promotion_is_recorded_once_and_left_to_a_person(sqlite_url: str) -> None:
     async def scenario(world: World) -> None:
         experiment = await world.begin(promotion="recommend")
@@ -105,6 +151,22 @@ def test_a_recommended_promotion_is_recorded_once_and_left_to_a_person(sqlite_ur
         (level,) = await world.store.read(store.levels_of, "p")
         assert not level.rejected, "a person's promotion is no discovery of the series"
         assert (await world.store.read(replay, experiment.experiment_id)).agrees
+
+    on(sqlite_url, {"base": 0.5, "new": 0.85}, scenario)
+
+
+def test_while_a_recommendation_waits_no_more_units_enter_than_were_planned(sqlite_url: str) -> None:
+    async def scenario(world: World) -> None:
+        experiment = await world.begin(promotion="recommend", max_units=600, min_units=50)
+        await world.until_verdict(experiment)
+        for _ in range(6):
+            await world.traffic(100, 3)
+            await world.tick(experiment)
+        routing = await world.store.read(routing_in_force, "p")
+        assert routing is not None
+        assert (routing.state, routing.experiment_id) == ("full", experiment.experiment_id)
+        decisions = await world.store.read(store.decisions_of, experiment.experiment_id)
+        assert [(d.verdict, d.by) for d in decisions] == [("promote", "engine")]
 
     on(sqlite_url, {"base": 0.5, "new": 0.85}, scenario)
 

@@ -5,8 +5,12 @@ import asyncio
 import msgspec
 import pytest
 
-from experiments.errors import Unavailable
+from experiments.errors import Invalid, Unavailable
 from experiments.quantities import SECOND
+from learning.definitions import ProgramDefinition
+from learning.programs import Blueprint
+from learning.variants import Variant
+from server.definitions.applying import apply
 from server.store.routings import append_routing, routing_in_force
 from server.traffic import SLACK
 from tests.application import DEFINITIONS, application, until
@@ -37,6 +41,31 @@ def test_definitions_applied_elsewhere_are_followed(postgres_url: str) -> None:
             applied = await one.http.put("/v1/definitions", json={"source": longer, "filename": "ratchet.yaml"})
             assert applied.status_code == 200, applied.text
             await until(lambda: two.ratchet.traffic.program("triage").definition.deadline == 7 * SECOND)
+
+    asyncio.run(play())
+
+
+def test_a_program_whose_new_form_cannot_load_is_served_in_its_last_good_one(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play() -> None:
+        async with application(sqlite_url) as app:
+            prepare = app.ratchet.runner.prepare
+
+            def torn(variant: Variant, definition: ProgramDefinition) -> Blueprint:
+                if definition.deadline == 7 * SECOND:
+                    raise Invalid("its key is missing here")
+                return prepare(variant, definition)
+
+            monkeypatch.setattr(app.ratchet.runner, "prepare", torn)
+            await apply(app.ratchet, DEFINITIONS.replace("timeout: 5s", "timeout: 7s"), "ratchet.yaml", "test")
+            assert (await app.predict()).status_code == 200
+            (told,) = (await app.http.get("/v1/status")).json()["programs"]
+            assert (told["champion"], told["problem"]) == ("base", "its key is missing here")
+            assert len((await app.http.get("/v1/programs")).json()["items"]) == 1
+            await apply(app.ratchet, DEFINITIONS, "ratchet.yaml", "test")
+            (told,) = (await app.http.get("/v1/status")).json()["programs"]
+            assert told["problem"] is None
 
     asyncio.run(play())
 

@@ -157,11 +157,15 @@ class World:
 
     async def until_verdict(self, experiment: Experiment, rounds: int = 60, **traffic: Any) -> Ruling:
         """Traffic and ticks in turn until a verdict."""
+        return await self.until(experiment, Conclude, rounds, **traffic)
+
+    async def until(self, experiment: Experiment, kind: type[Ruling], rounds: int = 60, **traffic: Any) -> Ruling:
+        """Traffic and ticks in turn until a ruling of this kind."""
         ruling = await self.tick(experiment)
         for _ in range(rounds):
             await self.traffic(100, 3, **traffic)
             ruling = await self.tick(experiment)
-            if isinstance(ruling, Conclude):
+            if isinstance(ruling, kind):
                 break
         return ruling
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from experiments.errors import Conflict, Invalid, Unavailable
 from server.store import engine
@@ -128,6 +129,14 @@ def test_a_directory_that_cannot_be_made_is_refused_with_the_cure(tmp_path: Path
     (tmp_path / "file").write_text("")
     with pytest.raises(Invalid, match="RATCHET_DATA"):
         Store.open(f"sqlite:///{tmp_path / 'file' / 'ratchet.db'}")
+
+
+async def test_an_error_of_the_database_does_not_repeat_what_was_to_be_stored(database_url: str) -> None:
+    async with opened(database_url) as store:
+        with store.database.readers.connect() as conn, pytest.raises(DBAPIError) as refused:
+            conn.execute(sa.text("SELECT * FROM nowhere WHERE x = :said"), {"said": "a customer's words"})
+        assert "customer" not in str(refused.value)
+        assert store.database.writer.hide_parameters
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:

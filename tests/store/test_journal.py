@@ -53,7 +53,6 @@ async def test_many_clients_share_a_commit(database_url: str) -> None:
     groups: list[int] = []
     async with opened(database_url, observe=lambda rows, _: groups.append(rows)) as store:
         await asyncio.gather(*(append(store, prediction()) for _ in range(200)))
-        assert store.journal.last_commit_seconds > 0
     assert sum(groups) == 200
     assert len(groups) < 20
 
@@ -66,7 +65,7 @@ async def test_a_row_the_database_refuses_fails_alone(database_url: str, refused
         results = await asyncio.gather(
             *(append(store, one) for one in [*good[:9], bad, *good[9:]]), return_exceptions=True
         )
-        assert store.journal.healthy
+        assert store.journal.trouble is None
     assert [type(r) for r in results if r] == [RowRefused]
     assert isinstance(results[9], RowRefused)
     assert stored(database_url) == {one.prediction_id for one in good}

@@ -49,9 +49,9 @@ async def test_postgresql_crashes_under_load_and_nothing_acknowledged_is_lost(
                 before = len(acknowledged)
                 await until(lambda: len(acknowledged) > before + 100)  # noqa: B023 -- awaited in this very round
                 await asyncio.to_thread(postgres.stop)
-                await until(lambda: not store.journal.healthy)
+                await until(lambda: store.journal.trouble is not None)
                 await asyncio.to_thread(postgres.start)
-                await until(lambda: store.journal.healthy)
+                await until(lambda: store.journal.trouble is None)
         finally:
             stop.set()
             await asyncio.gather(*clients)
@@ -68,7 +68,7 @@ async def test_while_postgresql_is_down_work_is_refused_before_it_begins(
         slot = store.journal.reserve()
         await asyncio.to_thread(postgres.stop)
         try:
-            await until(lambda: not store.journal.healthy)  # noticed although nobody wrote
+            await until(lambda: store.journal.trouble is not None)  # noticed although nobody wrote
             with pytest.raises(Unavailable):
                 store.journal.reserve()
             with pytest.raises(Unavailable):
@@ -79,7 +79,7 @@ async def test_while_postgresql_is_down_work_is_refused_before_it_begins(
                 await slot.append(prediction())
         finally:
             await asyncio.to_thread(postgres.start)
-        await until(lambda: store.journal.healthy)
+        await until(lambda: store.journal.trouble is None)
         assert await store.read(lambda conn: conn.scalar(sa.text("SELECT 1"))) == 1
         await store.write(put_setting, "k", "v")
 
@@ -141,8 +141,8 @@ async def test_a_full_disk_is_an_outage_that_ends_when_there_is_room(
         huge = "x" * 100_000
         with store.journal.reserve() as slot, pytest.raises(Unavailable, match="full"):
             await slot.append(prediction(unit_hash=huge))
-        assert not store.journal.healthy or store.journal.queued == 0
+        assert store.journal.trouble is not None or store.journal.queued == 0
         limit[0] = 1_000_000
-        await until(lambda: store.journal.healthy)
+        await until(lambda: store.journal.trouble is None)
         with store.journal.reserve() as slot:
             await slot.append(prediction(unit_hash=huge))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from experiments.assignment import holdback_id
 from experiments.errors import Stale
 from experiments.facts import ArmCounts, Call, Outcome, Prediction, Remark
 from experiments.metrics import Source
@@ -90,11 +91,48 @@ def test_a_unit_counts_with_its_first_predictions_within_its_window_and_before_t
     assert units(conn, "unit", 0, cut=210)[0][3] == ["p0", "p1"]
 
 
+def test_a_unit_may_count_under_the_split_of_its_entry_alone(conn: sa.Connection) -> None:
+    keep(conn, [exposed("p1", "ada", 10), exposed("p2", "ada", 20), exposed("p3", "ada", 110, epoch=2)])
+    register(conn, 0)
+    assert units(conn, "unit", 0)[0][3] == ["p1", "p2", "p3"]
+    assert units(conn, "unit", 0, one_epoch=True)[0][3] == ["p1", "p2"]
+
+
+@pytest.mark.parametrize("randomize", ["unit", "request"])
+def test_a_holdback_has_units_of_its_own_from_its_epoch_on(conn: sa.Connection, randomize: Randomize) -> None:
+    keep(conn, [exposed("p1", "ada", 10), exposed("p2", "ada", 20, "new", epoch=7), exposed("p3", "bob", 30, epoch=7)])
+    register(conn, 0, randomize)
+    held = holdback_id("e", 7)
+    assert register_units(conn, held, randomize, 0, 0, 100) == {7: {"base": 1, "new": 1}}
+    found = block_units(conn, held, randomize, 0, 0, 100, cut=10_000, window=1_000)
+    assert [(u.unit_hash, u.arm, [x.prediction_id for x in u.exposures]) for u in found] == [
+        ("ada", "new", ["p2"]),
+        ("bob", "base", ["p3"]),
+    ]
+
+
 def test_under_randomize_request_every_prediction_is_a_unit(conn: sa.Connection) -> None:
-    keep(conn, [exposed("p1", "ada", 10), exposed("p2", "ada", 20, "new"), exposed("p3", "bob", 100)])
+    keep(conn, [exposed("p1", "one", 10), exposed("p2", "two", 20, "new"), exposed("p3", "three", 100)])
     assert register(conn, 0, "request") == {1: {"base": 1, "new": 1}}
-    assert units(conn, "request", 0) == [("ada", "base", 10, ["p1"]), ("ada", "new", 20, ["p2"])]
-    assert units(conn, "request", 0, cut=20) == [("ada", "base", 10, ["p1"])]
+    assert units(conn, "request", 0) == [("one", "base", 10, ["p1"]), ("two", "new", 20, ["p2"])]
+    assert units(conn, "request", 0, cut=20) == [("one", "base", 10, ["p1"])]
+
+
+def test_under_randomize_request_the_tries_with_one_key_are_one_unit_the_first(conn: sa.Connection) -> None:
+    keep(
+        conn,
+        [
+            exposed("p1", "key", 10, "new", status="error", variant=None),
+            exposed("p2", "key", 20, "new"),
+            exposed("p3", "key", 110, "new"),
+            exposed("p4", "other", 30),
+            prediction(unit_hash="other", created_at=15, experiment_id="another"),
+        ],
+    )
+    assert register(conn, 0, "request") == {1: {"base": 1, "new": 1}}
+    assert units(conn, "request", 0) == [("key", "new", 10, ["p1"]), ("other", "base", 30, ["p4"])]
+    assert register(conn, 1, "request") == {}
+    assert units(conn, "request", 1) == []
 
 
 @pytest.mark.parametrize("randomize", ["unit", "request"])

@@ -1,0 +1,81 @@
+"""The engine's goal numbers, measured on the engine, beside naive peeking, TensorZero's published rule and gbstats.
+
+    make bench-statistics [ARGS="--quick"]
+
+One JSON object per goal: measured, bound, whether it is met, what others do in the same simulated worlds. Full takes
+about half an hour on two cores, `--quick` a few minutes with fewer runs. `--keep` keeps the lines in
+`benchmarks/statistics.jsonl` and writes the tables of `docs/statistics.md` from them; `--page` only writes the tables.
+
+The engine is folded for many runs at once by `experiments/batch.py`, which must first agree with the engine proper.
+Seeds follow from the names of the cells: none is chosen after the fact.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from benchmarks import _costs as costs
+from benchmarks import _late as late
+from benchmarks import _page as page
+from benchmarks import _peers as peers
+from benchmarks import _rates as rates
+from benchmarks import _speed as speed
+from benchmarks._goals import Goal, Row, Size, seeded
+
+MEASURES: dict[str, Callable[[Size], Row | Iterable[Row]]] = {
+    "false_promotion": rates.false_promotion,
+    "sample_size": costs.sample_size,
+    "series": costs.series,
+    "everything": costs.everything,
+    "sticky": rates.sticky,
+    "units": costs.units_of_analysis,
+    "ramp": rates.ramp_and_trend,
+    "late": late.late_outcomes,
+    "covariates": lambda _: Row(Goal("covariates with R² = .40: units over unadjusted", "<= 0.66"), None),
+    "sample_ratio": rates.sample_ratio,
+    "folding": speed.folding_costs,
+    "tick": speed.tick_costs,
+}
+
+
+def main() -> None:
+    """Measure what is asked for and print a line for each goal."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the runs")
+    parser.add_argument("--share", type=float, default=1.0, help="this part of the runs")
+    parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES), metavar="NAME")
+    parser.add_argument("--keep", action="store_true", help="keep the lines and write the page")
+    parser.add_argument("--page", action="store_true", help="only write the page from the lines kept")
+    options = parser.parse_args()
+    if not options.page:
+        lines = list(measured(options.only, Size(0.1 if options.quick else options.share)))
+        if not options.keep:
+            return
+        page.keep(lines)
+    page.write()
+
+
+def measured(names: Iterable[str], size: Size) -> Iterable[dict[str, Any]]:
+    """Print each line as it is found, and yield it."""
+    gap = late.same_as_folding()
+    assert gap < 1e-9, f"the vectorised path is not the engine: {gap} apart in log e"
+    yield _said({"check": "vectorised path against the engine", "largest_gap": gap})
+    yield _said({"check": "gbstats", **peers.verify_gbstats(seeded("gbstats"))})
+    for name in names:
+        began = time.perf_counter()
+        found = MEASURES[name](size)
+        for row in [found] if isinstance(found, Row) else found:
+            yield _said({**row.line(), "measure": name})
+        print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+
+
+def _said(line: dict[str, Any]) -> dict[str, Any]:
+    print(json.dumps(line), flush=True)
+    return line
+
+
+if __name__ == "__main__":
+    main()
