@@ -74,6 +74,7 @@ def promoted(
     sums = np.zeros((runs, 2, 3))
     going, n = {name: np.full(runs, units) for name in rules}, 0
     hits = {name: np.zeros(runs, dtype=bool) for name in rules}
+    units -= units % look
     while n < units:
         size = min(max(look, 200_000 // runs // look * look), units - n)
         w, y, _ = world(rng, np.arange(runs), n, size)

@@ -106,7 +106,7 @@ class Exposure(msgspec.Struct, frozen=True):
 class Entrant(msgspec.Struct, frozen=True):
     """A unit at its first exposure in an experiment, with its predictions in the arm it entered, in assignment order.
 
-    Under `randomize: request` every prediction is a unit of its own; of the tries with one Idempotency-Key the first is.
+    Under `randomize: request` every prediction is a unit of its own; of tries with one Idempotency-Key the first is.
     """
 
     unit_hash: str

@@ -43,7 +43,7 @@ def register_units(
     """Enter the units first met in block `number` = [start, end), and count the block's entrants by epoch and arm.
 
     Blocks must be registered in order, each once everything assigned in it is stored. Again for the same block: no
-    change, same counts. Under `randomize: request` every prediction is a unit, unless it tries an earlier one again, and
+    change, same counts. Under `randomize: request` every prediction is a unit, unless it tries an earlier one again;
     nothing is written.
     """
     if randomize == "unit":
