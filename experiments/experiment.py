@@ -91,13 +91,18 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
         return (*self.objectives, *self.guardrails)
 
 
+ENGINE = 1
+"""The version of the arithmetic that decides. Raise it whenever the same rows give other numbers: a replay by another
+engine than the one that decided proves nothing about the decision, and says so."""
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """One conclusion about an experiment, with the evidence it was drawn from. Append-only.
 
     `tick` numbers the decisions of an experiment from 1 (the unique key that makes two schedulers harmless). `blocks`
     and `registered` are how many blocks of assignment time had been folded and counted, `horizon` the time up to which
     facts were complete: together they let `ratchet replay` find exactly the rows this decision saw; `watched` is the
-    same pair of the experiment's holdback. `evidence` is the report as it was then.
+    same pair of the experiment's holdback. `evidence` is the report as it was then, by the arithmetic of `engine`.
     """
 
     decision_id: str
@@ -108,6 +113,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     by: By
     actor: str | None
     evidence: dict[str, object]
+    engine: int = 1
     split_before: dict[str, float]
     split_after: dict[str, float]
     blocks: int

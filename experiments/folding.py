@@ -2,8 +2,9 @@
 
 A block is a fixed period of assignment time. It is folded once every unit that entered in it is *complete*: all its
 outcomes are in, or its outcome window has passed. What a block contributes is cut at the moment it was closed, and that
-moment is recorded; so the order and the content of the evidence never depend on when anybody looked, and a replay that
-knows the closing times meets the same numbers, bit for bit.
+moment is recorded, so a replay meets the same numbers, bit for bit. The order of the evidence never depends on when
+anybody looked; nor does its content where one source reports. Where several do, a more trusted word that comes after a
+block was closed no longer counts, in either arm alike.
 
 Each unit enters once. Under `randomize: unit` it counts with the mean over its first five predictions in the arm it
 entered (a *closed unit*), which keeps the unit of analysis the unit of randomisation however often a user comes back.

@@ -13,7 +13,7 @@ from experiments import folding, holdback, life, sequence
 from experiments.assignment import Routing
 from experiments.decision import remaining
 from experiments.errors import Conflict, Invalid, NotFound, Stale, nearest
-from experiments.experiment import By, Decision, Experiment, Verdict
+from experiments.experiment import ENGINE, By, Decision, Experiment, Verdict
 from experiments.folding import Evidence
 from server.clock import new_id
 from server.store import Connection
@@ -289,6 +289,7 @@ def _decide(
         by=act.by,
         actor=act.actor,
         evidence=evidence_report(conn, experiment, evidence, act.horizon) if evidence else {},
+        engine=ENGINE,
         split_before=dict(before),
         split_after=dict(after),
         blocks=evidence.blocks if evidence else 0,

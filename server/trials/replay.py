@@ -7,7 +7,7 @@ import msgspec
 
 from experiments import folding, holdback
 from experiments.decision import latch
-from experiments.experiment import Decision, Experiment
+from experiments.experiment import ENGINE, Decision, Experiment
 from experiments.folding import Evidence
 from experiments.holdback import Revert
 from server.store import Connection
@@ -60,6 +60,8 @@ def replay(conn: Connection, experiment_id: str) -> Replay:
 
 def _differing(conn: Connection, experiment: Experiment, decision: Decision) -> list[Difference]:
     """Where one decision, and the report it rests on, come out otherwise than they are stored."""
+    if decision.engine != ENGINE:
+        return [Difference(decision.tick, "/engine", decision.engine, ENGINE)]
     then = _as_it_was(experiment, decision)
     evidence = _folded(conn, then, decision.blocks, decision.registered, latch)
     watch = None

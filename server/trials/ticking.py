@@ -6,7 +6,8 @@ and an operator, never both act on the same facts.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import TypeVar
 
 import msgspec
 
@@ -35,6 +36,8 @@ from server.store.upkeep import setting
 from server.trials import acts
 from server.trials.acts import Act
 
+R = TypeVar("R")
+
 PATIENCE = 2.0
 """Seconds one tick may fold for before it stores what it has; the next one goes on from there."""
 
@@ -51,21 +54,28 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 async def tick(ratchet: Ratchet) -> list[Ruling]:
-    """Advance every live experiment once; returns the rulings, in order of the experiments' creation.
+    """Advance every live experiment once; returns the rulings, in order of the experiments' creation."""
+    return await each(ratchet, await ratchet.store.read(store.experiments_in, ("running", "paused")), _advance)
+
+
+async def each(
+    ratchet: Ratchet, experiments: Iterable[Experiment], advance: Callable[[Ratchet, Experiment], Awaitable[R]]
+) -> list[R]:
+    """What `advance` makes of every experiment in turn.
 
     A failure concerns one experiment only: it is logged, the others go on, and the next tick tries again.
     """
-    rulings = []
-    for experiment in await ratchet.store.read(store.experiments_in, ("running", "paused")):
+    made = []
+    for experiment in experiments:
         try:
-            rulings.append(await _advance(ratchet, experiment))
+            made.append(await advance(ratchet, experiment))
         except Stale as lost:
             ratchet.log.info("tick_overtaken", experiment=experiment.experiment_id, detail=lost.detail)
         except RatchetError as error:
             ratchet.log.warning("tick_failed", experiment=experiment.experiment_id, detail=error.detail)
         except Exception:
             ratchet.log.exception("tick_crashed", experiment=experiment.experiment_id)
-    return rulings
+    return made
 
 
 async def _advance(ratchet: Ratchet, experiment: Experiment) -> Ruling:

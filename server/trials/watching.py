@@ -6,7 +6,6 @@ snapshot, acting in one transaction with compare-and-set.
 
 from experiments import holdback
 from experiments.decision import Keep
-from experiments.errors import RatchetError, Stale
 from experiments.experiment import Experiment
 from experiments.holdback import End, Revert, Ruling
 from server.ratchet import Ratchet
@@ -16,22 +15,12 @@ from server.store.routings import routings_in_force
 from server.store.upkeep import setting
 from server.trials import acts
 from server.trials.acts import Act
-from server.trials.ticking import FROZEN, Progress, fold, keep_progress, register
+from server.trials.ticking import FROZEN, Progress, each, fold, keep_progress, register
 
 
 async def watch(ratchet: Ratchet) -> list[Ruling]:
-    """Advance every running holdback once. A failure concerns one of them; the next tick tries again."""
-    rulings = []
-    for experiment in await ratchet.store.read(held_back):
-        try:
-            rulings.append(await _advance(ratchet, experiment))
-        except Stale as lost:
-            ratchet.log.info("watch_overtaken", experiment=experiment.experiment_id, detail=lost.detail)
-        except RatchetError as error:
-            ratchet.log.warning("watch_failed", experiment=experiment.experiment_id, detail=error.detail)
-        except Exception:
-            ratchet.log.exception("watch_crashed", experiment=experiment.experiment_id)
-    return rulings
+    """Advance every running holdback once."""
+    return await each(ratchet, await ratchet.store.read(held_back), _advance)
 
 
 def held_back(conn: Connection) -> list[Experiment]:

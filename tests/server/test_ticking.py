@@ -7,12 +7,15 @@ import sqlalchemy as sa
 from experiments.assignment import route
 from experiments.decision import Conclude, Drop, Step
 from experiments.errors import Conflict, Invalid, Stale
+from experiments.experiment import ENGINE
 from experiments.quantities import SECOND
 from server.clock import new_id
+from server.store import Connection
 from server.store import experiments as store
 from server.store.blocks import closed_blocks
 from server.store.routings import routing_in_force, splits_by_epoch
-from server.store.tables import outcomes, predictions
+from server.store.rows import encode
+from server.store.tables import decisions, outcomes, predictions
 from server.store.upkeep import put_setting
 from server.trials import acts
 from server.trials.replay import replay
@@ -263,3 +266,21 @@ def test_levels_follow_the_series_and_a_new_alpha_opens_another(sqlite_url: str)
         assert levels[3].level == pytest.approx(2 * levels[0].level)
 
     on(sqlite_url, {"base": 0.5, "new": 0.5}, scenario)
+
+
+def test_a_replay_by_another_engine_says_that_it_proves_nothing(sqlite_url: str) -> None:
+    async def scenario(world: World) -> None:
+        experiment = await world.begin()
+        await world.until_verdict(experiment)
+
+        def age(conn: Connection) -> None:
+            """As if an earlier version had decided."""
+            (decision,) = store.decisions_of(conn, experiment.experiment_id)
+            older = encode(msgspec.structs.replace(decision, engine=ENGINE - 1))
+            conn.execute(decisions.update().values(body=older))
+
+        await world.store.write(age)
+        (difference,) = (await world.store.read(replay, experiment.experiment_id)).differences
+        assert (difference.place, difference.stored, difference.replayed) == ("/engine", ENGINE - 1, ENGINE)
+
+    on(sqlite_url, {"base": 0.5, "new": 0.85}, scenario)
