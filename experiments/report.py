@@ -25,9 +25,6 @@ from experiments.folding import Comparison, Evidence
 from experiments.metrics import IMPLICIT, Metric
 from experiments.quantities import DOLLAR, SECOND
 
-_BASE_UNITS = {"latency": SECOND, "cost": DOLLAR}
-"""What a person reads latency (s) and cost (USD) in; everything else is in the metric's own unit."""
-
 
 class Mean(msgspec.Struct, frozen=True):
     """Mean over `n` units; None without any."""
@@ -210,10 +207,15 @@ def _arm(
         late=counts.late,
         units=tally.units,
         means={
-            name: Mean(n, total / n / _BASE_UNITS.get(experiment.metrics[name].kind, 1) if n else None)
+            name: Mean(n, total / n / _base_unit(experiment.metrics[name]) if n else None)
             for name, (n, total) in sorted(tally.sums.items())
         },
     )
+
+
+def _base_unit(metric: Metric) -> int:
+    """What a person reads latency (s) and cost (USD) in; everything else is in the metric's own unit."""
+    return 1 if metric.bounded else {"latency": SECOND, "cost": DOLLAR}.get(metric.kind, 1)
 
 
 def _comparison(experiment: Experiment, comparison: Comparison) -> ComparisonReport:

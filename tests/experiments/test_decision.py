@@ -154,3 +154,25 @@ def test_an_a_a_experiment_never_promotes() -> None:
     _, ruling = run(trial, 100, lambda b: bernoulli_units(rng, 50, b, {"base": 0.6, "new": 0.8}), {1: SPLIT})
     assert isinstance(ruling, Conclude)
     assert ruling.verdict == "inconclusive"
+
+
+def test_a_challenger_that_is_too_slow_too_often_is_rolled_back_exactly() -> None:
+    rng = np.random.default_rng(9)
+    declared = {
+        "correct": Metric(kind="boolean", role="goal", expected="all"),
+        "slow": Metric(kind="latency", role="guardrail", limit="2s", margin=0.02),
+    }
+
+    def slower(block: int) -> list[Entrant]:
+        """As good, but one in eight of the challenger's answers takes three seconds."""
+        units = []
+        for one in bernoulli_units(rng, 50, block, {"base": 0.7, "new": 0.7}):
+            late = one.arm == "new" and rng.random() < 1 / 8
+            only = msgspec.structs.replace(one.exposures[0], latency=3 * SECOND if late else SECOND)
+            units.append(unit(one.unit_hash, one.arm, only))
+        return units
+
+    _, ruling = run(experiment(metrics=declared, min_effect=0.001), 200, slower, {1: SPLIT})
+    assert isinstance(ruling, Conclude)
+    assert ruling.verdict == "rollback"
+    assert "'slow' by more than its margin" in ruling.reason
