@@ -1,5 +1,7 @@
 """Verdicts of simulated experiments: each of them for its own reason, and none without data."""
 
+import re
+
 import msgspec
 import numpy as np
 import pytest
@@ -57,6 +59,7 @@ def test_an_experiment_that_cannot_tell_ends_inconclusive_at_its_planned_size() 
     assert isinstance(ruling, Conclude)
     assert ruling.verdict == "inconclusive"
     assert "1000 planned units" in ruling.reason
+    assert re.search(r"would have taken some [1-9]\d* to [1-9]\d* more", ruling.reason)
 
 
 def test_the_longest_duration_ends_an_experiment_without_traffic() -> None:
