@@ -128,7 +128,9 @@ def _process(experiment: Experiment, name: str) -> Betting | Ratio:
         )
     low, high = metric.bounds
     return betting.begin(
-        margin=margin / (high - low), min_effect=experiment.settings.min_effect / (high - low) if aim else None
+        margin=margin / (high - low),
+        min_effect=experiment.settings.min_effect / (high - low) if aim else None,
+        names=experiment.settings.covariates,
     )
 
 
@@ -286,11 +288,12 @@ def _fold_one(
     if not rows:
         return comparison.process
     shares = [(splits[u.epoch].get(pair[0], 0.0), splits[u.epoch][pair[1]]) for u, _ in rows]
-    return comparison.process.fold(
-        np.array([u.arm == comparison.challenger for u, _ in rows]),
-        np.array([metric.score(v) if metric.bounded else v for _, v in rows]),
-        np.array([challenger / (champion + challenger) for champion, challenger in shares]),
-    )
+    w = np.array([u.arm == comparison.challenger for u, _ in rows])
+    pi = np.array([challenger / (champion + challenger) for champion, challenger in shares])
+    if isinstance(comparison.process, Ratio):
+        return comparison.process.fold(w, np.array([v for _, v in rows]), pi)
+    scores = np.array([metric.score(v) for _, v in rows])
+    return comparison.process.fold(w, scores, pi, [u.covariates for u, _ in rows])
 
 
 def _started(experiment: Experiment) -> int:

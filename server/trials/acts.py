@@ -61,6 +61,7 @@ def start(conn: Connection, act: Act) -> Experiment:
         experiment_id=running.experiment_id,
         split=running.split,
         randomize=running.settings.randomize,
+        covariates=running.settings.covariates,
         state="open",
     )
     return running
@@ -218,6 +219,7 @@ def _hold_back(conn: Connection, experiment: Experiment, act: Act, routing: Rout
         experiment_id=experiment.experiment_id,
         split=trial.split,
         randomize=experiment.settings.randomize,
+        covariates=experiment.settings.covariates,
         state="holdback",
     )
     return watched
@@ -357,7 +359,7 @@ def _routing(conn: Connection, program: str) -> Routing:
 
 def _serve(conn: Connection, routing: Routing, act: Act, champion: str) -> None:
     """Let one variant serve everything."""
-    _route(conn, routing, act, champion=champion, experiment_id=None, split={}, state="open")
+    _route(conn, routing, act, champion=champion, experiment_id=None, split={}, covariates=(), state="open")
 
 
 def _route(conn: Connection, routing: Routing, act: Act, **changes: object) -> None:
