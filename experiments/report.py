@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from experiments import holdback
+from experiments.clusters import Clustered
 from experiments.decision import (
     BALANCE,
     GUARDRAIL,
@@ -73,6 +74,8 @@ class ComparisonReport(msgspec.Struct, frozen=True, kw_only=True):
     log_e_harm: float | None
     log_e_futile: float | None
     p_value: float | None
+    clustered: Clustered | None = None
+    """All predictions of sticky units, one cluster each, in the metric's unit; shown beside the test that decides."""
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -303,3 +306,24 @@ def _units_expected(experiment: Experiment, evidence: Evidence) -> Range | None:
     left = max(0, experiment.settings.max_units - evidence.matured(experiment.arms))
     needed = forecast(experiment, evidence)
     return None if needed is None else Range(min(left, needed[0]), min(left, needed[1]))
+
+
+def beside(report: Report, goal: str, metric: Metric, found: Mapping[str, Clustered]) -> Report:
+    """The report with what all predictions of its sticky units say (by challenger) beside its goal's comparisons."""
+    return msgspec.structs.replace(
+        report,
+        comparisons=tuple(
+            msgspec.structs.replace(c, clustered=_told(metric, found[c.challenger]))
+            if c.metric == goal and c.challenger in found
+            else c
+            for c in report.comparisons
+        ),
+    )
+
+
+def _told(metric: Metric, found: Clustered) -> Clustered:
+    """The same in the metric's own unit and direction."""
+    if found.estimate is None or found.lower is None or found.upper is None:
+        return found
+    ends = sorted((metric.effect(found.lower), metric.effect(found.upper)))
+    return msgspec.structs.replace(found, estimate=metric.effect(found.estimate), lower=ends[0], upper=ends[1])

@@ -6,15 +6,18 @@ import msgspec
 
 from experiments import holdback, sequence
 from experiments.assignment import Routing
+from experiments.clusters import weigh
 from experiments.decision import decide
 from experiments.errors import NotFound
 from experiments.experiment import Experiment
 from experiments.folding import Evidence, begin
-from experiments.report import Report, report
+from experiments.metrics import IMPLICIT
+from experiments.report import Report, beside, report
 from server.store import Connection
 from server.store import experiments as store
 from server.store.blocks import arm_counts, kept_evidence
-from server.store.routings import routing_in_force
+from server.store.clusters import unit_sums
+from server.store.routings import routing_in_force, splits_by_epoch
 
 
 def report_of(conn: Connection, experiment_id: str, horizon: int) -> Report:
@@ -22,7 +25,17 @@ def report_of(conn: Connection, experiment_id: str, horizon: int) -> Report:
     experiment = store.experiment(conn, experiment_id)
     kept = kept_evidence(conn, experiment_id, Evidence)
     evidence = kept.body if kept else begin(experiment)
-    return make_report(conn, experiment, evidence, horizon, watch=watch_of(conn, experiment))
+    made = make_report(conn, experiment, evidence, horizon, watch=watch_of(conn, experiment))
+    goal = experiment.metrics[experiment.goal]
+    if experiment.settings.randomize == "request" or not goal.bounded or goal.kind in IMPLICIT:
+        return made
+    sums, splits = unit_sums(conn, experiment, horizon), splits_by_epoch(conn, experiment_id)
+    found = {
+        c.challenger: weigh(sums, splits, experiment.champion, c.challenger, 1 - c.interval.level)
+        for c in made.comparisons
+        if c.metric == experiment.goal
+    }
+    return beside(made, experiment.goal, goal, found)
 
 
 def watch_of(conn: Connection, experiment: Experiment) -> Evidence | None:

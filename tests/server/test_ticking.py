@@ -147,6 +147,11 @@ def test_a_ramped_restarted_experiment_with_late_and_missing_outcomes_replays_ex
         assert len(await world.store.read(splits_by_epoch, experiment.experiment_id)) > 1
         report = await world.store.read(report_of, experiment.experiment_id, world.now)
         assert all(arm.late > 0 and arm.missing > 0 for arm in report.arms)
+        clustered = report.comparisons[0].clustered
+        assert clustered is not None
+        assert clustered.estimate is not None
+        assert clustered.lower is not None
+        assert 0 < clustered.lower < clustered.estimate
 
     async def later(world: World) -> None:
         again = await world.store.read(replay, found[0][0].experiment_id)
