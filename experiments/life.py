@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from experiments.errors import Conflict, Fault, Invalid, nearest
 from experiments.experiment import Experiment, State, Verdict
-from experiments.metrics import Metric
+from experiments.metrics import LABELLED, Metric
 from experiments.settings import ExperimentOptions, ExperimentSettings, check_split
 
 MAX_CHALLENGERS = 10
@@ -64,6 +64,8 @@ def draft(  # noqa: PLR0913 -- what a draft is made of, each by its name
         saving, metrics = _saving(metrics)
         guardrails = tuple(name for name in guardrails if name != saving)
         faults += _objective_faults(goal, saving, metrics)
+    if options.pairs is True and goal is not None:
+        faults += _pair_faults(challengers, goal, (goal, *guardrails), saving, metrics)
     if faults or goal is None:
         raise Invalid(faults[0].message, faults=faults)
     try:
@@ -154,6 +156,30 @@ def _objective_faults(goal: str, saving: str, metrics: Mapping[str, Metric]) -> 
         faults.append(
             Fault("/objective", f"as_good_and_cheaper needs a `margin` on {goal!r}: how much worse is still as good")
         )
+    return faults
+
+
+def _pair_faults(
+    challengers: Collection[str],
+    goal: str,
+    compared: Collection[str],
+    saving: str | None,
+    metrics: Mapping[str, Metric],
+) -> list[Fault]:
+    """Only a label, and whether there was an answer, speak of both answers to one request."""
+    faults = []
+    if len(challengers) > 1:
+        faults.append(Fault("/pairs", "pairs weigh one challenger at a time; each more would double the calls again"))
+    if saving is not None:
+        faults.append(Fault("/pairs", "costs are not compared by pairs; use a split for as_good_and_cheaper"))
+    for name in compared:
+        allowed = LABELLED if name == goal else LABELLED | {"error"}
+        if name in metrics and metrics[name].kind not in allowed:
+            what = "the goal" if name == goal else "every guardrail"
+            kinds = ", ".join(sorted(allowed))
+            faults.append(
+                Fault("/pairs", f"{what} must be scored on both answers ({kinds}); {name!r} is {metrics[name].kind}")
+            )
     return faults
 
 

@@ -51,10 +51,10 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True, tag="pairs"):
     futile: bytes | None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.margin < 1:
-            raise ValueError(f"margin: {self.margin!r} is not at least 0 and below 1 on the score's scale")
-        if self.min_effect is not None and not 0 < self.min_effect < 1:
-            raise ValueError(f"min_effect: {self.min_effect!r} is not above 0 and below 1 on the score's scale")
+        if not 0 <= self.margin <= 1:
+            raise ValueError(f"margin: {self.margin!r} is not between 0 and 1 on the score's scale")
+        if self.min_effect is not None and not 0 < self.min_effect <= 1:
+            raise ValueError(f"min_effect: {self.min_effect!r} is not above 0 and at most 1 on the score's scale")
 
     @property
     def aim(self) -> float:
@@ -138,7 +138,7 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True, tag="pairs"):
 
 
 def begin(*, margin: float = 0.0, min_effect: float | None = None) -> Pairs:
-    """No evidence yet. `margin` and `min_effect` on the score's scale, [0, 1). Raises: ValueError outside it."""
+    """No evidence yet. `margin` and `min_effect` on the score's scale, [0, 1]. Raises: ValueError outside it."""
     blank = bytes(8 * len(_nulls(margin)) * BETS)
     futile = None if min_effect is None else bytes(8 * len(FUTILITY_BETS))
     return Pairs(margin=margin, min_effect=min_effect, up=blank, down=blank, futile=futile)
@@ -155,7 +155,7 @@ def log_growth(d: Floats, count: ArrayLike, scale: float, nulls: Floats, bets: F
     A bet is cut to where it can lose CAP of its capital at most, by x = −1 − Δ₀. Evidence falls as the null rises, cut
     or not: both (d − Δ₀) and (d − Δ₀)/(1 + Δ₀) do.
     """
-    stakes = np.minimum(bets / scale, CAP / (1 + nulls)[:, None])
+    stakes = np.minimum(bets / scale, CAP / np.maximum(LEAST_SCALE, 1 + nulls)[:, None])
     x = d[:, None] - nulls
     growth: Floats = np.tensordot(np.asarray(count, dtype=np.float64), np.log1p(x[:, :, None] * stakes), axes=1)
     return growth

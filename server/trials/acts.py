@@ -61,6 +61,7 @@ def start(conn: Connection, act: Act) -> Experiment:
         experiment_id=running.experiment_id,
         split=running.split,
         randomize=running.settings.randomize,
+        pairs=running.settings.pairs,
         state="open",
     )
     return running
@@ -218,6 +219,7 @@ def _hold_back(conn: Connection, experiment: Experiment, act: Act, routing: Rout
         experiment_id=experiment.experiment_id,
         split=trial.split,
         randomize=experiment.settings.randomize,
+        pairs=False,
         state="holdback",
     )
     return watched

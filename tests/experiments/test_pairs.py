@@ -140,7 +140,7 @@ def test_scores_out_of_range_and_settings_that_mean_nothing_are_refused():
         with pytest.raises(ValueError, match=r"scores must lie|must match"):
             pairs.begin().fold(control, challenger)
     with pytest.raises(ValueError, match="margin"):
-        pairs.begin(margin=1.0)
+        pairs.begin(margin=1.1)
     with pytest.raises(ValueError, match="min_effect"):
         pairs.begin(min_effect=0.0)
 
