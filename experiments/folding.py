@@ -207,10 +207,11 @@ def _observe(metric: Metric, exposure: Exposure, reported: float | None) -> floa
     """The value of one prediction: failures count as the worst value, missing outcomes as the metric says."""
     if metric.kind == "error":
         return float(exposure.failed)
-    if metric.kind == "latency":
-        return float(exposure.latency)
-    if metric.kind == "cost":
-        return None if exposure.cost is None else float(exposure.cost)
+    if metric.kind in ("latency", "cost"):
+        spent = exposure.latency if metric.kind == "latency" else exposure.cost
+        if spent is None or metric.threshold is None:
+            return None if spent is None else float(spent)
+        return float(spent > metric.threshold)
     if not metric.bounded:
         return None if exposure.failed else reported
     worst = metric.bounds[1] if metric.lower_is_better else metric.bounds[0]

@@ -138,7 +138,7 @@ def _metric_faults(goal: str | None, guardrails: Collection[str], metrics: Mappi
 
 def _saving(metrics: Mapping[str, Metric]) -> tuple[str, Mapping[str, Metric]]:
     """The metric that has to fall, and all metrics with it: a declared one of kind cost, else one called `cost`."""
-    declared = next((name for name, metric in metrics.items() if metric.kind == "cost"), None)
+    declared = next((name for name, metric in metrics.items() if metric.kind == "cost" and not metric.bounded), None)
     return (declared, metrics) if declared else ("cost", {"cost": Metric(kind="cost"), **metrics})
 
 

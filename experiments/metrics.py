@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from experiments.quantities import fraction
+from experiments.quantities import duration, fraction, money
 
 Kind = Literal[
     "exact_match", "normalized_match", "token_f1", "boolean", "score", "positive", "latency", "cost", "error"
@@ -34,6 +34,8 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     `field` is the output field a label is compared on. `range` holds the least and greatest value of a `score`.
     `margin` is how much worse a challenger may be on a guardrail: in the metric's own unit for bounded kinds, a ratio
     (`10%`) for latency, cost and positive. `expected` says what a missing outcome means (see the concepts page).
+    `limit` (`2s`, `0.01` dollars) makes of latency or cost the share of predictions beyond it, a service level: that is
+    bounded, so the exact test applies and `margin` is in points.
     """
 
     kind: Kind
@@ -44,8 +46,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     margin: float | str | None = None
     expected: Literal["all", "sampled", "volunteered"] = "sampled"
     sources: tuple[Source, ...] = SOURCES
+    limit: str | float | None = None
 
     def __post_init__(self) -> None:
+        self._check_limit()
         if (self.kind in LABELLED) != (self.field is not None):
             needs = "needs `field`, the output field to compare" if self.kind in LABELLED else "takes no `field`"
             raise ValueError(f"kind {self.kind!r} {needs}")
@@ -65,6 +69,25 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if not self.sources or len(set(self.sources)) != len(self.sources):
             raise ValueError("sources must name each of human, program, judge at most once, and at least one")
 
+    def _check_limit(self) -> None:
+        if self.limit is None:
+            return
+        if self.kind not in ("latency", "cost"):
+            raise ValueError(f"kind {self.kind!r} takes no `limit`; latency and cost do")
+        try:
+            above_zero = self.threshold
+        except ValueError as error:
+            raise ValueError(f"limit: {error}") from None
+        if not above_zero:
+            raise ValueError("limit must be above 0")
+
+    @property
+    def threshold(self) -> int | None:
+        """The limit in microseconds of latency or picodollars of cost."""
+        if self.limit is None:
+            return None
+        return duration(self.limit) if self.kind == "latency" else money(self.limit)
+
     @property
     def lower_is_better(self) -> bool:
         """Whether a smaller value is the better one."""
@@ -73,7 +96,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def bounded(self) -> bool:
         """Whether values have a least and a greatest, so that the exact test applies."""
-        return self.kind not in UNBOUNDED
+        return self.kind not in UNBOUNDED or self.limit is not None
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -9,7 +9,6 @@ import msgspec
 from experiments import holdback
 from experiments.decision import (
     BALANCE,
-    FUTILITY,
     GUARDRAIL,
     Conclude,
     Drop,
@@ -17,6 +16,7 @@ from experiments.decision import (
     Keep,
     Ruling,
     Step,
+    forecast,
     promotion_threshold,
 )
 from experiments.experiment import Experiment, State, Verdict
@@ -24,9 +24,6 @@ from experiments.facts import ArmCounts
 from experiments.folding import Comparison, Evidence
 from experiments.metrics import IMPLICIT, Metric
 from experiments.quantities import DOLLAR, SECOND
-
-_BASE_UNITS = {"latency": SECOND, "cost": DOLLAR}
-"""What a person reads latency (s) and cost (USD) in; everything else is in the metric's own unit."""
 
 
 class Mean(msgspec.Struct, frozen=True):
@@ -210,10 +207,15 @@ def _arm(
         late=counts.late,
         units=tally.units,
         means={
-            name: Mean(n, total / n / _BASE_UNITS.get(experiment.metrics[name].kind, 1) if n else None)
+            name: Mean(n, total / n / _base_unit(experiment.metrics[name]) if n else None)
             for name, (n, total) in sorted(tally.sums.items())
         },
     )
+
+
+def _base_unit(metric: Metric) -> int:
+    """What a person reads latency (s) and cost (USD) in; everything else is in the metric's own unit."""
+    return 1 if metric.bounded else {"latency": SECOND, "cost": DOLLAR}.get(metric.kind, 1)
 
 
 def _comparison(experiment: Experiment, comparison: Comparison) -> ComparisonReport:
@@ -297,24 +299,7 @@ def series_points(experiment: Experiment, evidence: Evidence, at: int) -> list[P
 
 
 def _units_expected(experiment: Experiment, evidence: Evidence) -> Range | None:
-    """Units until the aim's nearer boundary at its present rate of growth, a factor 3 either way.
-
-    The growth of log capital per unit is read off the path so far; measured against simulated experiments, such a
-    forecast errs by a median factor of 2.2 to 3.5, so only a range is shown.
-    """
-    units = evidence.matured(experiment.arms)
-    left = max(0, experiment.settings.max_units - units)
-    aims = [c for c in evidence.comparisons if c.metric == experiment.aim]
-    needs = [
-        units * (threshold - log_e) / log_e
-        for comparison in aims
-        for log_e, threshold in (
-            (comparison.log_e_better or 0.0, promotion_threshold(experiment)),
-            (comparison.log_e_futile or 0.0, math.log(1 / FUTILITY)),
-        )
-        if log_e > 0
-    ]
-    if not units or not needs:
-        return None
-    nearest = max(0.0, min(needs))
-    return Range(min(left, int(nearest / 3)), min(left, math.ceil(nearest * 3)))
+    """How many of the planned units are likely to be needed still; see `forecast`."""
+    left = max(0, experiment.settings.max_units - evidence.matured(experiment.arms))
+    needed = forecast(experiment, evidence)
+    return None if needed is None else Range(min(left, needed[0]), min(left, needed[1]))

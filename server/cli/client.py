@@ -3,6 +3,7 @@
 `RATCHET_URL` names it, `RATCHET_API_KEY` is the key; on one machine the server is found through its data directory.
 """
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -30,8 +31,14 @@ class Server:
     @classmethod
     def find(cls) -> Self:
         """The server that the environment names, or the one of this machine. Raises: Refused when there is none."""
-        url = os.environ.get("RATCHET_URL") or _url_here(from_env(os.environ))
-        return cls(url, os.environ.get("RATCHET_API_KEY") or None)
+        named, key = os.environ.get("RATCHET_URL"), os.environ.get("RATCHET_API_KEY") or None
+        url = named or _url_here(from_env(os.environ))
+        # A data directory may have come with somebody else's files: it must not say where a key is sent.
+        if key and not named and not _here(url):
+            raise Refused(
+                f"RATCHET_API_KEY is not sent to {url}, which a file names; if it is right, set RATCHET_URL={url}"
+            )
+        return cls(url, key)
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +101,14 @@ class Server:
         if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
             lines.append(f"The server's log has it under the request id {problem.get('request_id')}.")
         return "\n".join(lines)
+
+
+def _here(url: str) -> bool:
+    host = httpx.URL(url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _url_here(settings: Settings) -> str:

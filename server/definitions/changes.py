@@ -109,7 +109,7 @@ def _metric_consequence(name: str, old: ProgramDefinition, new: ProgramDefinitio
 
 
 def _meaning(metric: Metric) -> tuple[Any, ...]:
-    return metric.kind, metric.field, metric.range, metric.direction, metric.sources
+    return metric.kind, metric.field, metric.range, metric.direction, metric.sources, metric.limit
 
 
 def _refusal(what: str) -> str:

@@ -135,7 +135,9 @@ def interval_bar(lower: float | None, estimate: float | None, upper: float | Non
 def _command() -> str:
     """How this very command is called here; in a checkout it is on nobody's path."""
     called = Path(sys.argv[0])
-    return called.name if shutil.which(called.name) else os.path.relpath(called)
+    if shutil.which(called.name):
+        return called.name
+    return min(os.path.relpath(called), str(called), key=len)
 
 
 def _goal(report: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import msgspec
 from experiments.errors import Fault, Invalid, nearest
 from experiments.experiment import Experiment
 from experiments.life import NewExperiment
-from experiments.metrics import Metric
+from experiments.metrics import IMPLICIT, Metric
 from experiments.planning import DAY, Assumption, Plan, plan
 from server.ratchet import Ratchet
 from server.store.analytics import VariantAnalytics, analytics
@@ -107,7 +107,7 @@ def _share(value: float) -> float:
 
 
 def _assumption(metric: Metric, given: float | None, past: VariantAnalytics | None, name: str) -> Assumption | None:
-    if metric.kind == "latency":
+    if metric.kind == "latency" and not metric.bounded:
         return Assumption(given or 0.0, _spread_of_latency(past))
     if not metric.bounded:
         return Assumption(given or 0.0)
@@ -116,7 +116,7 @@ def _assumption(metric: Metric, given: float | None, past: VariantAnalytics | No
     if metric.kind == "error":
         seen = past is not None and past.predictions > 0
         return Assumption((past.errors + past.fallbacks) / past.predictions if past and seen else UNKNOWN_ERRORS)
-    score = past.scores.get(name) if past else None
+    score = past.scores.get(name) if past and metric.kind not in IMPLICIT else None
     if score is None or not score.n + score.failed:
         return None
     worst = metric.bounds[1] if metric.lower_is_better else metric.bounds[0]

@@ -1,5 +1,7 @@
 """Verdicts of simulated experiments: each of them for its own reason, and none without data."""
 
+import re
+
 import msgspec
 import numpy as np
 import pytest
@@ -57,6 +59,7 @@ def test_an_experiment_that_cannot_tell_ends_inconclusive_at_its_planned_size() 
     assert isinstance(ruling, Conclude)
     assert ruling.verdict == "inconclusive"
     assert "1000 planned units" in ruling.reason
+    assert re.search(r"would have taken some [1-9]\d* to [1-9]\d* more", ruling.reason)
 
 
 def test_the_longest_duration_ends_an_experiment_without_traffic() -> None:
@@ -154,3 +157,25 @@ def test_an_a_a_experiment_never_promotes() -> None:
     _, ruling = run(trial, 100, lambda b: bernoulli_units(rng, 50, b, {"base": 0.6, "new": 0.8}), {1: SPLIT})
     assert isinstance(ruling, Conclude)
     assert ruling.verdict == "inconclusive"
+
+
+def test_a_challenger_that_is_too_slow_too_often_is_rolled_back_exactly() -> None:
+    rng = np.random.default_rng(9)
+    declared = {
+        "correct": Metric(kind="boolean", role="goal", expected="all"),
+        "slow": Metric(kind="latency", role="guardrail", limit="2s", margin=0.02),
+    }
+
+    def slower(block: int) -> list[Entrant]:
+        """As good, but one in eight of the challenger's answers takes three seconds."""
+        units = []
+        for one in bernoulli_units(rng, 50, block, {"base": 0.7, "new": 0.7}):
+            late = one.arm == "new" and rng.random() < 1 / 8
+            only = msgspec.structs.replace(one.exposures[0], latency=3 * SECOND if late else SECOND)
+            units.append(unit(one.unit_hash, one.arm, only))
+        return units
+
+    _, ruling = run(experiment(metrics=declared, min_effect=0.001), 200, slower, {1: SPLIT})
+    assert isinstance(ruling, Conclude)
+    assert ruling.verdict == "rollback"
+    assert "'slow' by more than its margin" in ruling.reason

@@ -135,3 +135,16 @@ def test_a_comparison_of_two_arms_ignores_the_third() -> None:
     among = folding.fold(folding.begin(trial), trial, {1: split}, 0, pair + other, WINDOW)
     assert alone.comparisons[0] == among.comparisons[0]
     assert alone.comparisons[1] != among.comparisons[1]
+
+
+def test_a_service_level_counts_the_predictions_beyond_it() -> None:
+    declared = {
+        "correct": Metric(kind="boolean", role="goal"),
+        "slow": Metric(kind="latency", role="guardrail", limit="1ms", margin=0.01),
+        "dear": Metric(kind="cost", role="guardrail", limit=0.01, margin=0.01),
+    }
+    trial = experiment(metrics=declared, randomize="unit")
+    quick, slow = exposure(0, None), msgspec.structs.replace(exposure(1, None), latency=1001, cost=None)
+    both = unit("a", "new", quick, slow)
+    assert folding.unit_value(trial, "slow", both, WINDOW) == 0.5
+    assert folding.unit_value(trial, "dear", both, WINDOW) == 0.0

@@ -1,3 +1,6 @@
+import re
+from typing import Any
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -130,3 +133,26 @@ def test_a_label_decides_the_metrics_on_its_fields():
     assert scored_by_label(metrics, {"category": "bug", "answer": ""}) == ["correct", "wording"]
     assert scored_by_label(metrics, {"other": 1}) == []
     assert {metrics[name].kind for name in ("correct", "wording")} <= LABELLED
+
+
+def test_a_limit_makes_latency_and_cost_a_share_of_predictions_beyond_it() -> None:
+    slow = Metric(kind="latency", role="guardrail", limit="2s", margin=0.01)
+    dear = Metric(kind="cost", role="guardrail", limit=0.01, margin="1%")
+    assert (slow.bounded, slow.bounds, slow.lower_is_better, slow.threshold) == (True, (0.0, 1.0), True, 2_000_000)
+    assert (dear.threshold, dear.allowance) == (10**10, 0.01)
+    assert not Metric(kind="latency", role="guardrail", margin="10%").bounded
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ({"kind": "boolean", "limit": 1}, "takes no `limit`"),
+        ({"kind": "latency", "limit": "soon"}, "limit: 'soon' is not a duration"),
+        ({"kind": "cost", "limit": "cheap"}, "limit: 'cheap' is not an amount"),
+        ({"kind": "latency", "limit": 0}, "limit must be above 0"),
+        ({"kind": "latency", "limit": "2s", "margin": 2}, "wider than the metric's whole range"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_refused(written: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        Metric(**written)

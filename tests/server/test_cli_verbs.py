@@ -224,3 +224,16 @@ def test_simulate_tells_what_an_experiment_would_take(verb: Verb) -> None:
     assert [scenario["effect"] for scenario in plan["scenarios"]] == [-0.1, 0.0, 0.1, 0.2]
     assert verb("simulate", "triage", "-u", "0", "-b", "correct=0.7").exit_code == 1
     assert verb("simulate", "triage").exit_code == 2
+
+
+def test_a_key_is_not_sent_to_another_machine_that_a_file_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce(tmp_path, "http://192.0.2.1:8000")
+    monkeypatch.setenv("RATCHET_DATA", str(tmp_path))
+    monkeypatch.setenv("RATCHET_API_KEY", "secret")
+    monkeypatch.delenv("RATCHET_URL", raising=False)
+    refused = CliRunner().invoke(ratchet, ["status"])
+    assert refused.exit_code == 1
+    assert "set RATCHET_URL=http://192.0.2.1:8000" in refused.stderr
+    assert "secret" not in refused.stderr

@@ -1,5 +1,7 @@
 """The life of an experiment on a real database: start, fold, decide, act, and the same again from the raw rows."""
 
+from typing import Any
+
 import msgspec
 import pytest
 import sqlalchemy as sa
@@ -7,7 +9,7 @@ import sqlalchemy as sa
 from experiments.assignment import route
 from experiments.decision import Conclude, Drop, Step
 from experiments.errors import Conflict, Invalid, Stale
-from experiments.experiment import ENGINE
+from experiments.experiment import ENGINE, Experiment
 from experiments.quantities import SECOND
 from server.clock import new_id
 from server.store import Connection
@@ -78,6 +80,41 @@ def test_how_often_one_looks_changes_nothing(sqlite_url: str) -> None:
         assert (await world.store.read(replay, experiment.experiment_id)).agrees
 
     on(sqlite_url, {"base": 0.5, "new": 0.5}, scenario)
+
+
+def test_a_ramped_restarted_experiment_with_late_and_missing_outcomes_replays_exactly(database_url: str) -> None:
+    returning: dict[str, Any] = {"unit": lambda n: f"unit-{n % 61 + n // 610 * 61}"}
+    rates = {"base": 0.4, "new": 0.9}
+    found: list[tuple[Experiment, int, int]] = []
+
+    def unsteady(world: World) -> None:
+        """Outcomes come soon, late, after their window, or never."""
+        world.delay = lambda: world.random.choice([1, 2, 4, 9, 15, None])
+
+    async def before(world: World) -> None:
+        unsteady(world)
+        ramp = {"ramp": (0.2, 0.5), "split": {"champion": 0.8, "challenger": 0.2}, "ramp_units": 60}
+        experiment = await world.begin(randomize="unit", max_units=6000, **ramp)
+        assert isinstance(await world.until(experiment, Step, **returning), Step)
+        await world.traffic(150, 4, **returning)
+        found.append((experiment, world.now, world.units))
+
+    async def after(world: World) -> None:
+        unsteady(world)
+        (experiment, world.now, world.units) = found[0]
+        ruling = await world.until_verdict(experiment, rounds=150, **returning)
+        assert isinstance(ruling, Conclude), ruling
+        assert ruling.verdict == "promote"
+        assert len(await world.store.read(splits_by_epoch, experiment.experiment_id)) > 1
+        report = await world.store.read(report_of, experiment.experiment_id, world.now)
+        assert all(arm.late > 0 and arm.missing > 0 for arm in report.arms)
+
+    async def later(world: World) -> None:
+        again = await world.store.read(replay, found[0][0].experiment_id)
+        assert (again.decisions, again.differences) == (1, ())
+
+    for scenario in (before, after, later):
+        on(database_url, rates, scenario)
 
 
 def test_a_worse_challenger_is_rolled_back_and_traffic_returns(database_url: str) -> None:

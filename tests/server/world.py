@@ -26,6 +26,8 @@ METRICS = {
     "failures": Metric(kind="error", role="guardrail", margin=0.05),
 }
 START = 1_000_000 * SECOND
+OUTCOME_WINDOW = 10
+"""Seconds."""
 
 
 class World:
@@ -37,6 +39,8 @@ class World:
         self.random = random.Random(seed)
         self.now = START
         self.units = 0
+        self.delay: Callable[[], int | None] = lambda: 2
+        """Seconds from a prediction to its outcome; None when nobody ever reports one."""
 
     async def begin(self, **options: Any) -> Experiment:
         """A program whose champion is `base`, and a running experiment with every other variant that has a rate."""
@@ -53,7 +57,7 @@ class World:
         written: dict[str, Any] = {
             "randomize": "request",
             "min_duration": 0,
-            "outcome_window": 10,
+            "outcome_window": OUTCOME_WINDOW,
             "block": 1,
             "ramp": (),
             "split": {"champion": 0.5, "challenger": 0.5},
@@ -80,7 +84,7 @@ class World:
         )
 
     async def traffic(self, predictions: int, seconds: int, *, unit: Callable[[int], str] | None = None) -> None:
-        """Predictions spread over some seconds, each with its outcome two seconds later unless its arm has no rate."""
+        """Predictions spread over some seconds, each with its outcome after the world's delay."""
         tasks = []
         for _ in range(predictions):
             self.now += seconds * SECOND // predictions
@@ -116,18 +120,20 @@ class World:
             prediction_id=prediction.prediction_id, unit=unit, input={}, output={}, error_detail=None, metadata={}
         )
         value = float(self.random.random() < self.rates[assigned.variant])
+        delay = self.delay()
         outcome = Outcome(
             prediction_id=prediction.prediction_id,
             metric="correct",
             source="program",
             value=value,
             digest=str(value),
-            late=False,
-            received_at=at + 2 * SECOND,
+            late=(delay or 0) >= OUTCOME_WINDOW,
+            received_at=at + (delay or 0) * SECOND,
         )
         with self.store.journal.reserve(2) as slot:
             await slot.append(prediction, content)
-            await slot.record([outcome])
+            if delay is not None:
+                await slot.record([outcome])
 
     async def tick(self, experiment: Experiment) -> Ruling:
         """What the decision tick does, at this moment of the simulated clock."""

@@ -188,7 +188,7 @@ entrants = Table(
     Column("variant", BYTEWISE, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("entered_at", BigInteger, nullable=False),
-    Index("entrants_block_idx", "experiment_id", "block"),
+    Index("entrants_block_idx", "experiment_id", "block", "epoch", "variant"),
     sqlite_with_rowid=False,
 )
 
