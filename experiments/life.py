@@ -8,11 +8,12 @@ from msgspec import UNSET
 
 from experiments.errors import Conflict, Fault, Invalid, nearest
 from experiments.experiment import Experiment, State, Verdict
-from experiments.metrics import LABELLED, Metric
+from experiments.metrics import IMPLICIT, LABELLED, Metric
 from experiments.settings import ExperimentOptions, ExperimentSettings, check_split
 
 MAX_CHALLENGERS = 10
 _LONGEST_NAME = 64
+_BY_LABEL = ", ".join(sorted(LABELLED))
 
 Action = Literal["start", "pause", "resume", "stop", "promote", "rollback"]
 _ALLOWED: dict[Action, frozenset[State]] = {
@@ -166,19 +167,24 @@ def _pair_faults(
     saving: str | None,
     metrics: Mapping[str, Metric],
 ) -> list[Fault]:
-    """Only a label, and whether there was an answer, speak of both answers to one request."""
+    """Of an answer nobody got, only a label speaks, and what the server itself observed."""
     faults = []
     if len(challengers) > 1:
         faults.append(Fault("/pairs", "pairs weigh one challenger at a time; each more would double the calls again"))
     if saving is not None:
         faults.append(Fault("/pairs", "costs are not compared by pairs; use a split for as_good_and_cheaper"))
     for name in compared:
-        allowed = LABELLED if name == goal else LABELLED | {"error"}
-        if name in metrics and metrics[name].kind not in allowed:
-            what = "the goal" if name == goal else "every guardrail"
-            kinds = ", ".join(sorted(allowed))
+        metric = metrics.get(name)
+        if metric is None or metric.kind in LABELLED:
+            continue
+        if name == goal:
             faults.append(
-                Fault("/pairs", f"{what} must be scored on both answers ({kinds}); {name!r} is {metrics[name].kind}")
+                Fault("/pairs", f"the goal must be scored by a label ({_BY_LABEL}); {name!r} is of kind {metric.kind}")
+            )
+        elif not (metric.kind in IMPLICIT and metric.bounded):
+            allowed = f"{_BY_LABEL}, error, or latency and cost with a `limit`"
+            faults.append(
+                Fault("/pairs", f"a guardrail must be known of both answers ({allowed}); {name!r} is {metric.kind}")
             )
     return faults
 

@@ -179,8 +179,8 @@ def test_a_challenger_better_on_the_same_requests_is_promoted_and_the_replay_agr
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"goal": "solved"}, "the goal must be scored on both answers"),
-        ({"guardrails": ["latency"]}, "every guardrail must be scored on both answers"),
+        ({"goal": "solved"}, "the goal must be scored by a label"),
+        ({"guardrails": ["latency"]}, "a guardrail must be known of both answers"),
         ({"objective": "as_good_and_cheaper"}, "costs are not compared by pairs"),
         ({"goal": "nonsense"}, "no metric is called"),
         ({"allocation": "adaptive"}, "there is no split for allocation: adaptive"),
@@ -229,5 +229,24 @@ def test_the_holdback_after_a_promotion_by_pairs_tosses_a_coin(sqlite_url: str) 
             report = (await app.http.get(f"/v1/experiments/{experiment_id}/report")).json()
             assert report["holdback"]["state"] == "passed", report["holdback"]
             assert (await replayed(app.ratchet, experiment_id)).agrees
+
+    asyncio.run(play())
+
+
+def test_a_service_level_is_weighed_on_both_answers(sqlite_url: str) -> None:
+    definitions = DEFINITIONS.replace("{kind: latency}", "{kind: latency, limit: 200ms, margin: 0.05}")
+    script = answering(chat(category="bug"), Reply(chat(category="bug"), seconds=0.3))
+
+    async def play() -> None:
+        clock = Clock()
+        async with application(sqlite_url, script, definitions=definitions, now=clock) as app:
+            experiment_id = await begun(app, guardrails=["latency"])
+            await label(app, *[await paired(app) for _ in range(30)])
+            await app.ratchet.traffic.drained()
+            clock.ahead += 5 * SECOND
+            await tick(app.ratchet)
+            found = (await app.http.get(f"/v1/experiments/{experiment_id}")).json()
+            assert found["verdict"] == "rollback", found
+            assert "worse on 'latency'" in found["reason"]
 
     asyncio.run(play())
