@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks import _costs as costs
+from benchmarks import _covariates as covariates
 from benchmarks import _late as late
 from benchmarks import _page as page
 from benchmarks import _peers as peers
 from benchmarks import _rates as rates
 from benchmarks import _speed as speed
-from benchmarks._goals import Goal, Row, Size, seeded
+from benchmarks._goals import Row, Size, seeded
 
 MEASURES: dict[str, Callable[[Size], Row | Iterable[Row]]] = {
     "false_promotion": rates.false_promotion,
@@ -34,7 +35,7 @@ MEASURES: dict[str, Callable[[Size], Row | Iterable[Row]]] = {
     "units": costs.units_of_analysis,
     "ramp": rates.ramp_and_trend,
     "late": late.late_outcomes,
-    "covariates": lambda _: Row(Goal("covariates with R² = .40: units over unadjusted", "<= 0.66"), None),
+    "covariates": covariates.covariates,
     "sample_ratio": rates.sample_ratio,
     "folding": speed.folding_costs,
     "tick": speed.tick_costs,

@@ -34,7 +34,8 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     `split` is empty when the champion serves everything. While an experiment is `paused`, or has had its full number of
     units (`full`), the champion serves everything and nothing counts, but the split is kept for the resume. `holdback`
     is the split between a promoted variant, by then the champion, and the former one. With `pairs` the split only draws
-    the requests that the challenger answers too: the champion serves all.
+    the requests that the challenger answers too: the champion serves all. `covariates` are the keys of the metadata
+    whose values the experiment wants kept.
     """
 
     program: str
@@ -44,6 +45,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     split: dict[str, float] = {}
     randomize: Literal["unit", "request"] = "unit"
     pairs: bool = False
+    covariates: tuple[str, ...] = ()
     state: Literal["open", "paused", "full", "holdback"] = "open"
     reason: str
     created_at: int

@@ -10,6 +10,9 @@ is a supermartingale from 1 when Δ ≤ Δ₀, so by Ville's inequality it ever 
 any trend in time, any ramp, any stopping rule. Fresh coins are all it assumes: one row per closed unit, or one per
 prediction when requests are randomised.
 
+What is known about a unit before its coin is tossed may move its centre (`covariates`): x has the same expectation, and
+scatters less. The bets k and the scale s² never depend on it, so that Δ stays the average over all units.
+
 Sources: Waudby-Smith & Ramdas 2010.09686 (betting); Waudby-Smith et al. 2210.10768 (logged propensities); Turner, Ly &
 Grünwald 2106.02693, which this equals for a binary score and Δ₀ = 0: the factors are then p_b/m, (1 − p_b)/(1 − m),
 p_a/m, (1 − p_a)/(1 − m) with p_b = m + (1 − π)k, p_a = m − πk.
@@ -24,6 +27,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
+from experiments import covariates
+from experiments.covariates import Covariates, Fit
 from experiments.strata import Cells, Floats, Moments, Stratum, absorb, arms, contrast, group
 
 AIM = 0.03
@@ -70,6 +75,7 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
 
     `margin` and `min_effect` are on the score's scale. `up` and `down` hold the log capital of the bets that the effect
     is above, and below, each null: little-endian float64, one row per null, one column per bet. `futile` has one row.
+    With covariates there is a `fit`, and `strata` are about scores less the shift that it foretold.
     """
 
     margin: float
@@ -78,6 +84,7 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
     up: bytes
     down: bytes
     futile: bytes | None
+    fit: Fit | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin <= 1:
@@ -90,20 +97,22 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
         """The effect, from the null on, that is worth finding: the margin where there is one, else the least effect."""
         return self.margin or self.min_effect or AIM
 
-    def fold(self, w: ArrayLike, y: ArrayLike, pi: ArrayLike) -> "Betting":
+    def fold(self, w: ArrayLike, y: ArrayLike, pi: ArrayLike, known: Sequence[Covariates] = ()) -> "Betting":
         """The evidence after one closed block; the order of its rows makes no difference, bit for bit.
 
         `w` says whether the row is the challenger's, `y` its score in [0, 1], `pi` the logged probability of the
-        challenger given one of these two arms. Raises: ValueError for rows outside these ranges.
+        challenger given one of these two arms. `known` holds the covariates of each row, where there is a `fit`.
+        Raises: ValueError for rows outside these ranges.
         """
-        block = group(w, y, pi)
+        block = group(w, y, pi, None if self.fit is None else self.fit.shift(known))
         if any(cells.y.min() < 0 or cells.y.max() > 1 for cells in block):
             raise ValueError("y must lie in [0, 1]")
         nulls, (bets, _) = _nulls(self.margin), prior(self.aim)
         up, down = _unpack(self.up, BETS), _unpack(self.down, BETS)
         futile = None if self.futile is None else _unpack(self.futile, len(FUTILITY_BETS))
         for cells in block:
-            centre, scale = forecast(self.strata, cells.pi)
+            middle, scale = forecast(self.strata, cells.pi)
+            centre = middle if cells.shift is None else np.clip(middle + cells.shift, *CENTRE_RANGE)
             up = up + log_growth(cells, centre, scale, nulls, bets)
             mirrored = Cells(pi=cells.pi, w=cells.w, y=1 - cells.y, count=cells.count)
             down = down + log_growth(mirrored, 1 - centre, scale, -nulls, bets)
@@ -112,10 +121,11 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
                 futile = futile + log_growth(mirrored, 1 - centre, scale, least, self.min_effect * FUTILITY_BETS)
         return msgspec.structs.replace(
             self,
-            strata=absorb(self.strata, block),
+            strata=absorb(self.strata, [_unshifted(cells) for cells in block]),
             up=_pack(up),
             down=_pack(down),
             futile=None if futile is None else _pack(futile),
+            fit=None if self.fit is None else self.fit.absorb(known, np.asarray(y, dtype=np.float64)),
         )
 
     def log_e_better(self) -> float:
@@ -137,7 +147,7 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
         return float(_mixed(_unpack(packed, BETS)[_nulls(self.margin) == -self.margin], weights)[0])
 
     def means(self) -> tuple[Moments, Moments]:
-        """The plain moments of control and challenger, over all splits."""
+        """The moments of control and challenger, over all splits."""
         return arms(self.strata)
 
     def estimate(self) -> float | None:
@@ -175,11 +185,15 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
         return min(lower, upper), max(lower, upper)
 
 
-def begin(*, margin: float = 0.0, min_effect: float | None = None) -> Betting:
-    """No evidence yet. `margin` and `min_effect` on the score's scale, [0, 1]. Raises: ValueError outside it."""
+def begin(*, margin: float = 0.0, min_effect: float | None = None, names: Sequence[str] = ()) -> Betting:
+    """No evidence yet. `margin` and `min_effect` on the score's scale, [0, 1]. Raises: ValueError outside it.
+
+    `names` are the covariates that centres are to depend on.
+    """
     blank = _pack(np.zeros((len(_nulls(margin)), BETS)))
     futile = None if min_effect is None else _pack(np.zeros((1, len(FUTILITY_BETS))))
-    return Betting(margin=margin, min_effect=min_effect, up=blank, down=blank, futile=futile)
+    fit = covariates.begin(names) if names else None
+    return Betting(margin=margin, min_effect=min_effect, up=blank, down=blank, futile=futile, fit=fit)
 
 
 def forecast(strata: Sequence[Stratum], pi: float) -> tuple[float, float]:
@@ -198,14 +212,16 @@ def forecast(strata: Sequence[Stratum], pi: float) -> tuple[float, float]:
     return centre, max(LEAST_SCALE, (both.scatter(centre) + centre * (1 - centre)) / (both.n + 1))
 
 
-def log_growth(cells: Cells, centre: float, scale: float, nulls: Floats, bets: Floats) -> Floats:
+def log_growth(cells: Cells, centre: float | Floats, scale: float, nulls: Floats, bets: Floats) -> Floats:
     """Σ log(1 + k x / s²) over the cells' rows, for every null effect (rows) and bet k (columns).
 
     A bet is cut to where it can lose CAP of its capital at most. The cut is the same for all nulls up to REACH (and
-    beyond it), because `interval` interpolates between nulls that were bet on alike.
+    beyond it), because `interval` interpolates between nulls that were bet on alike. Nor does it depend on a row's own
+    `centre`, where each has one: a bet that grew with what is known of a unit would test a weighted effect.
     """
     coin = cells.pi * (1 - cells.pi)
-    worst = max((1 - cells.pi) * centre, cells.pi * (1 - centre))
+    least, greatest = CENTRE_RANGE if isinstance(centre, np.ndarray) else (centre, centre)
+    worst = max((1 - cells.pi) * greatest, cells.pi * (1 - least))
     reach = np.where(nulls <= REACH, REACH, 1.0)[:, None]
     stakes = np.minimum(bets / scale, CAP / (worst + coin * reach))
     x = ((cells.w - cells.pi) * (cells.y - centre))[:, None] - coin * nulls
@@ -214,6 +230,11 @@ def log_growth(cells: Cells, centre: float, scale: float, nulls: Floats, bets: F
         here = slice(start, start + _CHUNK)
         growth += (cells.count[here, None, None] * np.log1p(x[here, :, None] * stakes)).sum(axis=0)
     return growth
+
+
+def _unshifted(cells: Cells) -> Cells:
+    """The cells with every score less what was foretold of it: as far from the common centre as from its own."""
+    return cells if cells.shift is None else Cells(cells.pi, cells.w, cells.y - cells.shift, cells.count)
 
 
 def _last_refuted(nulls: Floats, capital: Floats, weights: Floats, level: float) -> float:

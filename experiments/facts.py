@@ -47,7 +47,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     given; `status` is ok when those are the same answer, fallback when the champion stood in, error when all failed.
     `propensity` is the probability with which the unit was assigned. `experiment_id` is None for predictions that count
     in no test. `created_at` is the moment of assignment, `answered_at` the end of the work; `latency` and `cost` sum
-    over everything done for the prediction, `assigned_cost` over the assigned variant's own calls.
+    over everything done for the prediction, `assigned_cost` over the assigned variant's own calls. `covariates` are the
+    values in its metadata that the experiment asked for: a copy, since content may be deleted and evidence may not.
     """
 
     prediction_id: str
@@ -68,6 +69,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     calls: tuple[Call, ...]
     created_at: int
     answered_at: int
+    covariates: dict[str, float | str] = {}
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +118,7 @@ class Exposure(msgspec.Struct, frozen=True):
     latency: int
     cost: int | None
     outcomes: tuple[tuple[str, Source, float, int], ...]
+    covariates: dict[str, float | str] = {}
 
 
 class Entrant(msgspec.Struct, frozen=True):
@@ -129,6 +132,11 @@ class Entrant(msgspec.Struct, frozen=True):
     epoch: int
     entered_at: int
     exposures: tuple[Exposure, ...]
+
+    @property
+    def covariates(self) -> dict[str, float | str]:
+        """What was known before the unit was assigned: nothing after its first exposure can be called that."""
+        return self.exposures[0].covariates if self.exposures else {}
 
 
 class ArmCounts(msgspec.Struct, frozen=True):

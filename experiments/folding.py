@@ -130,8 +130,10 @@ def _process(experiment: Experiment, name: str) -> Betting | Ratio | Pairs:
             lower_is_better=metric.lower_is_better,
         )
     low, high = metric.bounds
-    make = pairs.begin if experiment.settings.pairs else betting.begin
-    return make(margin=margin / (high - low), min_effect=experiment.settings.min_effect / (high - low) if aim else None)
+    score_margin, effect = margin / (high - low), experiment.settings.min_effect / (high - low) if aim else None
+    if experiment.settings.pairs:
+        return pairs.begin(margin=score_margin, min_effect=effect)
+    return betting.begin(margin=score_margin, min_effect=effect, names=experiment.settings.covariates)
 
 
 def block_of(experiment: Experiment, at: int) -> int:
@@ -292,11 +294,12 @@ def _fold_one(
     if not rows:
         return comparison.process
     shares = [(splits[u.epoch].get(pair[0], 0.0), splits[u.epoch][pair[1]]) for u, _ in rows]
-    return comparison.process.fold(
-        np.array([u.arm == comparison.challenger for u, _ in rows]),
-        np.array([metric.score(v) if metric.bounded else v for _, v in rows]),
-        np.array([challenger / (champion + challenger) for champion, challenger in shares]),
-    )
+    w = np.array([u.arm == comparison.challenger for u, _ in rows])
+    pi = np.array([challenger / (champion + challenger) for champion, challenger in shares])
+    if isinstance(comparison.process, Ratio):
+        return comparison.process.fold(w, np.array([v for _, v in rows]), pi)
+    scores = np.array([metric.score(v) for _, v in rows])
+    return comparison.process.fold(w, scores, pi, [u.covariates for u, _ in rows])
 
 
 def _paired(experiment: Experiment, units: Sequence[Entrant], cut: int) -> list[Entrant]:

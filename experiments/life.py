@@ -14,6 +14,10 @@ from experiments.settings import ExperimentOptions, ExperimentSettings, check_sp
 MAX_CHALLENGERS = 10
 _LONGEST_NAME = 64
 _BY_LABEL = ", ".join(sorted(LABELLED))
+_MEASURED = frozenset(
+    {"cost", "cost_usd", "error", "fallback", "latency", "latency_ms", "outcome", "output", "variant"}
+)
+"""What is known about a prediction only once its variant was assigned, by its names in facts and answers."""
 
 Action = Literal["start", "pause", "resume", "stop", "promote", "rollback"]
 _ALLOWED: dict[Action, frozenset[State]] = {
@@ -47,8 +51,11 @@ def draft(  # noqa: PLR0913 -- what a draft is made of, each by its name
     promotion: Literal["auto", "recommend"],
     deadline: int,
     now: int,
+    outputs: Collection[str] = (),
 ) -> Experiment:
     """The draft that `wanted` describes. `deadline` (µs) is how long a prediction of the program may take.
+
+    `outputs` are the program's output fields, which are not known before a unit is assigned.
 
     Raises: Invalid, with a fault for each field that is wrong.
     """
@@ -67,6 +74,7 @@ def draft(  # noqa: PLR0913 -- what a draft is made of, each by its name
         faults += _objective_faults(goal, saving, metrics)
     if options.pairs is True and goal is not None:
         faults += _pair_faults(challengers, goal, (goal, *guardrails), saving, metrics)
+    faults += _covariate_faults(options.covariates or (), {*metrics, *outputs})
     if faults or goal is None:
         raise Invalid(faults[0].message, faults=faults)
     try:
@@ -200,6 +208,22 @@ def _check_sizes(settings: ExperimentSettings, aim: Metric, arms: int) -> None:
         raise Invalid.at(
             "/max_units", f"{settings.max_units} leaves no room for min_units={settings.min_units} in every arm"
         )
+
+
+def _covariate_faults(names: Collection[str], later: Collection[str]) -> list[Fault]:
+    """A covariate has to be known before its unit is assigned; what the variants bring about would hide their effect.
+
+    `later` are the names of metrics and outputs of the program.
+    """
+    return [
+        Fault(
+            f"/covariates/{place}",
+            f"{name!r} is measured after the unit was assigned; a covariate is a key of the predict request's "
+            "`metadata`, known before",
+        )
+        for place, name in enumerate(names)
+        if name in later or name.lower() in _MEASURED
+    ]
 
 
 def _opening_split(

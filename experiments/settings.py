@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 from experiments.quantities import SECOND, duration
 
 SHARE_TOLERANCE = 1e-9
+MOST_COVARIATES = 5
 
 
 class ExperimentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -36,6 +37,7 @@ class ExperimentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     outcome_window: str | float | UnsetType = UNSET
     block: str | float | UnsetType = UNSET
     holdback: float | UnsetType = UNSET
+    covariates: tuple[str, ...] | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if self.split is not UNSET:
@@ -46,6 +48,8 @@ class ExperimentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             steps = self.ramp
             if any(not 0 < s < 1 for s in steps) or list(steps) != sorted(set(steps)) or len(steps) > 20:
                 raise ValueError("ramp: shares of the challengers that rise, each between 0 and 1, at most 20 of them")
+        if self.covariates is not UNSET:
+            _check_covariates(self.covariates)
         for name in ("max_units", "min_units", "ramp_units", "holdback_units"):
             _check(name, getattr(self, name), lambda v: 1 <= v <= 10**12, "a whole number from 1 to 1e12")
         _check("holdback", self.holdback, lambda v: 0 <= v < 1, "a share from 0 to below 1")
@@ -101,6 +105,7 @@ class ExperimentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             outcome_window=window,
             block=_micros(self.block, 0) or max(SECOND, window // 24),
             holdback=_or(self.holdback, 0.05),
+            covariates=_or(self.covariates, ()),
         )
         if settings.min_duration > settings.max_duration:
             raise ValueError("min_duration is longer than max_duration")
@@ -126,6 +131,7 @@ class ExperimentSettings(msgspec.Struct, frozen=True, kw_only=True):
     outcome_window: int
     block: int
     holdback: float
+    covariates: tuple[str, ...] = ()
 
 
 def check_split(split: Mapping[str, float]) -> None:
@@ -141,6 +147,14 @@ def check_split(split: Mapping[str, float]) -> None:
 
 
 _LEAST = {"min_duration": 0, "max_duration": SECOND, "outcome_window": SECOND, "block": SECOND}
+
+
+def _check_covariates(names: tuple[str, ...]) -> None:
+    if len(names) > MOST_COVARIATES or len(set(names)) != len(names) or not all(1 <= len(name) <= 64 for name in names):
+        raise ValueError(
+            f"covariates: at most {MOST_COVARIATES} keys of the predictions' metadata, "
+            "each once, of 1 to 64 characters each"
+        )
 
 
 def _check(name: str, value: Any, holds: Any, allowed: str) -> None:

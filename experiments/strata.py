@@ -67,21 +67,26 @@ class Contrast(msgspec.Struct, frozen=True):
 
 
 class Cells(msgspec.Struct, frozen=True):
-    """The distinct rows of a block under one propensity, in order, and how often each occurred."""
+    """The distinct rows of a block under one propensity, in order, and how often each occurred.
+
+    `shift` is how far above the mean each row's score was to be expected; None where nothing was known about it.
+    """
 
     pi: float
     w: Floats
     y: Floats
     count: Floats
+    shift: Floats | None = None
 
 
-def group(w: ArrayLike, y: ArrayLike, pi: ArrayLike) -> list[Cells]:
+def group(w: ArrayLike, y: ArrayLike, pi: ArrayLike, shift: ArrayLike | None = None) -> list[Cells]:
     """The rows of a block as ordered cells, so that nothing after this depends on the order of the rows.
 
     `w` is 1 for the challenger and 0 for the control. Raises: ValueError when a row is not finite, `w` is anything
     else, or `pi` lies outside [0, 1].
     """
-    rows = np.column_stack([np.asarray(column, dtype=np.float64) for column in (pi, w, y)])
+    columns = (pi, w, y) if shift is None else (pi, w, y, shift)
+    rows = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
     share, arm = rows[:, 0], rows[:, 1]
     if not (np.isfinite(rows).all() and np.isin(arm, (0, 1)).all() and ((share >= 0) & (share <= 1)).all()):
         raise ValueError("rows must be finite, with w either 0 or 1 and pi in [0, 1]")
@@ -91,7 +96,7 @@ def group(w: ArrayLike, y: ArrayLike, pi: ArrayLike) -> list[Cells]:
     count = np.diff(np.append(np.flatnonzero(first), len(rows))).astype(np.float64)
     cells = rows[first]
     return [
-        Cells(pi=float(p), w=cells[here, 1], y=cells[here, 2], count=count[here])
+        Cells(float(p), cells[here, 1], cells[here, 2], count[here], None if shift is None else cells[here, 3])
         for p in np.unique(cells[:, 0])
         for here in [cells[:, 0] == p]
     ]

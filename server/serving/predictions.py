@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from experiments.assignment import Assignment, route
+from experiments.covariates import Covariates, covariate
 from experiments.errors import Invalid, LmError, LmFailed, LmTimeout, RatchetError
 from experiments.facts import Call, Content, Prediction, shadow_id
 from experiments.quantities import SECOND
@@ -196,6 +197,7 @@ async def _make(ratchet: Ratchet, job: Job) -> Made:
         program,
         given,
         served,
+        known=_known(program, job) if given.experiment_id else {},
         prediction_id=prediction_id,
         unit_hash=ratchet.traffic.unit_hash(unit),
         began=began,
@@ -223,6 +225,7 @@ async def _shadow(
                 program,
                 assigned,
                 served,
+                known={},
                 prediction_id=shadow_id(served_id),
                 unit_hash=ratchet.traffic.unit_hash(unit),
                 began=began,
@@ -235,8 +238,22 @@ async def _shadow(
         ratchet.log.warning("shadow_lost", prediction=served_id, detail=error.detail)
 
 
+def _known(program: Program, job: Job) -> Covariates:
+    """The covariates that the experiment asked for and the caller sent, as far as they can be used."""
+    sent = ((name, job.request.metadata.get(name)) for name in program.routing.covariates)
+    return {name: value for name, raw in sent if (value := covariate(raw)) is not None}
+
+
 def _prediction(
-    program: Program, given: Assignment, served: Served, *, prediction_id: str, unit_hash: str, began: int, now: int
+    program: Program,
+    given: Assignment,
+    served: Served,
+    *,
+    known: Covariates,
+    prediction_id: str,
+    unit_hash: str,
+    began: int,
+    now: int,
 ) -> Prediction:
     assigned = [call for call in served.calls if call.variant == given.variant]
     return Prediction(
@@ -258,6 +275,7 @@ def _prediction(
         calls=served.calls,
         created_at=began,
         answered_at=now,
+        covariates=dict(known),
     )
 
 

@@ -34,7 +34,8 @@ def predicted(prediction: Prediction, content: Content | None, completion: Compl
     """The entry of a finished prediction. Raises: RowRefused for text that no database can hold (a lone surrogate)."""
     try:
         calls = msgspec.json.encode(prediction.calls).decode()
-        row = (*_BEFORE_CALLS(prediction), calls, *_AFTER_CALLS(prediction))
+        known = msgspec.json.encode(prediction.covariates).decode() if prediction.covariates else None
+        row = (*_BEFORE_CALLS(prediction), calls, known, *_AFTER_COVARIATES(prediction))
         return Entry(row, _content(content) if content else None, completion)
     except UnicodeEncodeError as error:
         raise RowRefused(
@@ -211,4 +212,4 @@ _COMPLETE = idempotency.update().where(
 _PREDICTION = [column.name for column in predictions.columns]
 _CALLS = _PREDICTION.index("calls")
 _BEFORE_CALLS = attrgetter(*_PREDICTION[:_CALLS])
-_AFTER_CALLS = attrgetter(*_PREDICTION[_CALLS + 1 :])
+_AFTER_COVARIATES = attrgetter(*_PREDICTION[_CALLS + 2 :])

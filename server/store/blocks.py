@@ -189,6 +189,7 @@ def _units(rows: Iterable[sa.Row[Any]], heard: dict[str, list[Any]]) -> list[Ent
             latency=row.latency,
             cost=row.cost,
             outcomes=tuple(heard.get(row.prediction_id, ())),
+            covariates=decode(row.covariates, dict[str, float | str]) if row.covariates else {},
         )
         gathered.setdefault((row.unit_hash, row.arm, row.epoch, row.entered_at), []).append(exposure)
     return [Entrant(*unit, exposures=tuple(exposures)) for unit, exposures in gathered.items()]
@@ -200,6 +201,7 @@ _EXPOSED: Sequence[sa.ColumnElement[Any]] = (
     predictions.c.status,
     predictions.c.latency,
     predictions.c.cost,
+    predictions.c.covariates,
 )
 
 

@@ -124,7 +124,8 @@ def _examples(conn: sa.Connection, rows: Collection[sa.Row[Any]]) -> list[Exampl
 
 def _prediction(row: sa.Row[Any]) -> Prediction:
     values = {name: getattr(row, name) for name in Prediction.__struct_fields__}
-    return Prediction(**{**values, "calls": decode(row.calls, tuple[Call, ...])})
+    known = _object(row.covariates) or {}
+    return Prediction(**{**values, "calls": decode(row.calls, tuple[Call, ...]), "covariates": known})
 
 
 def _content(row: sa.Row[Any]) -> Content | None:

@@ -62,6 +62,7 @@ def start(conn: Connection, act: Act) -> Experiment:
         split=running.split,
         randomize=running.settings.randomize,
         pairs=running.settings.pairs,
+        covariates=running.settings.covariates,
         state="open",
     )
     return running
@@ -220,6 +221,7 @@ def _hold_back(conn: Connection, experiment: Experiment, act: Act, routing: Rout
         split=trial.split,
         randomize=experiment.settings.randomize,
         pairs=False,
+        covariates=experiment.settings.covariates,
         state="holdback",
     )
     return watched
@@ -359,7 +361,7 @@ def _routing(conn: Connection, program: str) -> Routing:
 
 def _serve(conn: Connection, routing: Routing, act: Act, champion: str) -> None:
     """Let one variant serve everything."""
-    _route(conn, routing, act, champion=champion, experiment_id=None, split={}, state="open")
+    _route(conn, routing, act, champion=champion, experiment_id=None, split={}, covariates=(), state="open")
 
 
 def _route(conn: Connection, routing: Routing, act: Act, **changes: object) -> None:

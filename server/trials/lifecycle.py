@@ -55,6 +55,7 @@ async def drafted(ratchet: Ratchet, wanted: NewExperiment) -> tuple[Experiment, 
         promotion=program.definition.promotion,
         deadline=program.definition.deadline,
         now=now,
+        outputs=program.blueprint.output_fields,
     )
     foreign = [
         Fault(f"/challengers/{place}", f"{name!r} takes or gives other fields than the champion {champion.name!r}")

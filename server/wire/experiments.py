@@ -54,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     outcome_window: float
     block: float
     holdback: Share
+    covariates: list[str]
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,4 +181,5 @@ def _settings(chosen: ExperimentSettings) -> Settings:
         outcome_window=seconds(chosen.outcome_window),
         block=seconds(chosen.block),
         holdback=chosen.holdback,
+        covariates=list(chosen.covariates),
     )

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import folding
+from experiments.betting import Betting
 from experiments.decision import latch
 from experiments.folding import Evidence
 from experiments.metrics import Metric
@@ -104,6 +105,18 @@ def test_the_order_of_units_in_a_block_changes_nothing_bit_for_bit(shuffler: "np
     shuffled = list(units)
     shuffler.shuffle(shuffled)
     assert folding.fold(folding.begin(BY_REQUEST), BY_REQUEST, {1: SPLIT}, 0, shuffled, WINDOW) == folded
+
+
+def test_a_closed_unit_has_the_covariates_of_its_first_exposure_and_order_changes_nothing() -> None:
+    trial = experiment(randomize="unit", covariates=("kind",))
+    one = unit("a", "new", exposure(0, 1.0, kind="x"), exposure(1, 0.0, kind="y"))
+    other = unit("b", "base", exposure(2, 0.0))
+    folded = folding.fold(folding.begin(trial), trial, {1: SPLIT}, 0, [one, other], WINDOW)
+    assert folding.fold(folding.begin(trial), trial, {1: SPLIT}, 0, [other, one], WINDOW) == folded
+    process = folded.comparisons[0].process
+    assert isinstance(process, Betting)
+    assert process.fit is not None
+    assert process.fit.texts == (("x",),)
 
 
 def test_evidence_survives_being_stored_bit_for_bit_at_any_moment() -> None:

@@ -63,6 +63,9 @@ def test_a_split_in_the_definitions_holds_where_no_ramp_is_written():
         ({"min_duration": "soon"}, "min_duration: 'soon' is not a duration"),
         ({"outcome_window": 0.5}, "outcome_window: .* is not at least 1s"),
         ({"block": "0s"}, "block: .* is not at least 1s"),
+        ({"covariates": ("a", "a")}, "covariates: at most 5 keys"),
+        ({"covariates": ("",)}, "covariates"),
+        ({"covariates": tuple("abcdef")}, "covariates"),
         ({"split": {"base": 0.5, "new": 0.4}}, "split: the shares sum to 0.9, not to 1"),
     ],
 )

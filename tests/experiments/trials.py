@@ -44,11 +44,17 @@ def experiment(*, metrics: Mapping[str, Metric] | None = None, goal: str = "corr
 
 
 def exposure(
-    at: int, value: float | None, *, failed: bool = False, delay: int = SECOND, metric: str = "correct"
+    at: int,
+    value: float | None,
+    *,
+    failed: bool = False,
+    delay: int = SECOND,
+    metric: str = "correct",
+    **covariates: float | str,
 ) -> Exposure:
     """A prediction at `at` whose outcome, if any, came `delay` later."""
     heard: tuple[Any, ...] = () if value is None else ((metric, "human", value, at + delay),)
-    return Exposure(f"p{at}", at, failed, 1000, 0, heard)
+    return Exposure(f"p{at}", at, failed, 1000, 0, heard, covariates)
 
 
 def unit(name: str, arm: str, *exposures: Exposure, epoch: int = 1) -> Entrant:

@@ -19,7 +19,9 @@ async def stored(app: Application, prediction_id: str) -> Example:
     return found
 
 
-async def split(app: Application, *, randomize: str = "unit", state: str = "open") -> str:
+async def split(
+    app: Application, *, randomize: str = "unit", state: str = "open", covariates: tuple[str, ...] = ()
+) -> str:
     """Put `base` and a second variant, `terse`, on trial at even shares; returns the experiment's id."""
     made = await app.http.post("/v1/programs/triage/variants", json={"name": "terse", "instructions": "Be terse."})
     assert made.status_code in (200, 201), made.text
@@ -32,6 +34,7 @@ async def split(app: Application, *, randomize: str = "unit", state: str = "open
         experiment_id="trial",
         split={"base": 0.5, "terse": 0.5},
         randomize=randomize,  # type: ignore[arg-type]
+        covariates=covariates,
         state=state,  # type: ignore[arg-type]
         reason="test",
         created_at=app.ratchet.now(),
@@ -106,6 +109,24 @@ def test_a_unit_meets_the_arm_of_its_hash_and_its_propensity_is_kept(sqlite_url:
             hashes = {(await stored(app, told["prediction_id"])).prediction.unit_hash}
             hashes.add((await stored(app, (await app.predict(unit=unit)).json()["prediction_id"])).prediction.unit_hash)
             assert len(hashes) == 1
+
+    asyncio.run(play())
+
+
+def test_only_what_the_experiment_asked_for_is_copied_from_the_metadata_to_the_facts(database_url: str) -> None:
+    sent = {"kind": "long", "size": 3, "paid": True, "notes": ["a"], "essay": "x" * 65, "secret": "s"}
+
+    async def play() -> None:
+        async with application(database_url) as app:
+            await split(app, covariates=("kind", "size", "paid", "notes", "essay", "absent"))
+            answer = (await app.predict(unit="ann", metadata=sent)).json()
+            pinned = (await app.predict(unit="ann", metadata=sent, variant="terse")).json()
+            assert (await stored(app, answer["prediction_id"])).prediction.covariates == {
+                "kind": "long",
+                "size": 3.0,
+                "paid": 1.0,
+            }
+            assert (await stored(app, pinned["prediction_id"])).prediction.covariates == {}
 
     asyncio.run(play())
 

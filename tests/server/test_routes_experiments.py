@@ -64,6 +64,20 @@ async def test_an_experiment_lives_from_draft_to_promotion_and_back(database_url
         assert decisions[1]["split_before"] == {"base": 0.5, "terse": 0.5}
 
 
+async def test_covariates_measured_after_the_assignment_are_refused_by_their_place(sqlite_url: str) -> None:
+    async with application(sqlite_url) as app:
+        assert (await drafted(app, covariates=["kind", "size"]))["settings"]["covariates"] == ["kind", "size"]
+        wanted = {"program": "triage", "challengers": ["terse"]}
+        later = ["kind", "correct", "category", "latency", "cost"]
+        refused = await app.http.post(EXPERIMENTS, json={**wanted, "covariates": later})
+        assert refused.status_code == 400
+        assert [fault["pointer"] for fault in refused.json()["errors"]] == [f"/covariates/{n}" for n in (1, 2, 3, 4)]
+        assert "'correct' is measured after the unit was assigned" in refused.text
+        twice = await app.http.post(EXPERIMENTS, json={**wanted, "covariates": ["kind", "kind"]})
+        assert twice.status_code == 400
+        assert "at most 5 keys of the predictions' metadata" in twice.text
+
+
 async def test_cheaper_is_refused_where_an_arm_has_no_known_price(sqlite_url: str) -> None:
     wanted = {"program": "triage", "challengers": ["free"], "goal": "latency", "objective": "as_good_and_cheaper"}
     async with application(sqlite_url) as app:

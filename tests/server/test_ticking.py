@@ -7,17 +7,19 @@ import pytest
 import sqlalchemy as sa
 
 from experiments.assignment import route
+from experiments.betting import Betting
 from experiments.decision import Conclude, Drop, Step
 from experiments.errors import Conflict, Invalid, Stale
 from experiments.experiment import ENGINE, Experiment
+from experiments.folding import Evidence
 from experiments.quantities import SECOND
 from server.clock import new_id
 from server.store import Connection
 from server.store import experiments as store
-from server.store.blocks import closed_blocks
+from server.store.blocks import closed_blocks, kept_evidence
 from server.store.routings import routing_in_force, splits_by_epoch
 from server.store.rows import encode
-from server.store.tables import decisions, outcomes, predictions
+from server.store.tables import contents, decisions, outcomes, predictions
 from server.store.upkeep import put_setting
 from server.trials import acts
 from server.trials.replay import replay
@@ -67,6 +69,43 @@ def test_a_replay_notices_a_single_changed_row(sqlite_url: str) -> None:
         assert not (await world.store.read(replay, experiment.experiment_id)).agrees
 
     on(sqlite_url, {"base": 0.5, "new": 0.85}, scenario)
+
+
+@pytest.mark.parametrize("randomize", ["request", "unit"])
+def test_covariates_count_from_the_facts_alone_and_are_replayed_digit_for_digit(
+    database_url: str, randomize: str
+) -> None:
+    """Also through the holdback; a covariate that was changed afterwards is noticed."""
+
+    def known(number: int) -> dict[str, float | str]:
+        """A stratum, a number, and now and then nothing."""
+        return {} if number % 11 == 0 else {"kind": "abc"[number % 3], "size": float(number % 7)}
+
+    async def scenario(world: World) -> None:
+        experiment = await world.begin(randomize=randomize, covariates=("kind", "size"), holdback=0.3)
+        routing = await world.store.read(routing_in_force, "p")
+        assert routing is not None
+        assert routing.covariates == ("kind", "size")
+        returning = (lambda n: f"unit-{n % 97 + n // 970 * 97}") if randomize == "unit" else None
+        ruling = await world.until_verdict(experiment, unit=returning, known=known)
+        assert isinstance(ruling, Conclude), ruling
+        assert ruling.verdict == "promote"
+        kept = await world.store.read(kept_evidence, experiment.experiment_id, Evidence)
+        assert kept is not None
+        goal = kept.body.comparisons[0].process
+        assert isinstance(goal, Betting)
+        assert goal.fit is not None
+        assert set(goal.fit.texts[0]) == {"a", "b", "c"}
+        watching = await world.store.read(routing_in_force, "p")
+        assert watching is not None
+        assert (watching.state, watching.covariates) == ("holdback", ("kind", "size"))
+        await world.store.write(lambda conn: conn.execute(contents.delete()).rowcount)
+        assert (await world.store.read(replay, experiment.experiment_id)).differences == ()
+        forged = predictions.update().where(predictions.c.covariates.like('%"a"%')).values(covariates='{"kind":"z"}')
+        await world.store.write(lambda conn: conn.execute(forged).rowcount)
+        assert not (await world.store.read(replay, experiment.experiment_id)).agrees
+
+    on(database_url, {"base": 0.5, "new": 0.85}, scenario)
 
 
 def test_how_often_one_looks_changes_nothing(sqlite_url: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from experiments import holdback, life
@@ -83,16 +83,24 @@ class World:
             experiment_id=experiment_id, reason=reason, by="operator", actor="ann", now=self.now, horizon=self.now
         )
 
-    async def traffic(self, predictions: int, seconds: int, *, unit: Callable[[int], str] | None = None) -> None:
+    async def traffic(
+        self,
+        predictions: int,
+        seconds: int,
+        *,
+        unit: Callable[[int], str] | None = None,
+        known: Callable[[int], Mapping[str, float | str]] | None = None,
+    ) -> None:
         """Predictions spread over some seconds, each with its outcome after the world's delay."""
         tasks = []
         for _ in range(predictions):
             self.now += seconds * SECOND // predictions
-            tasks.append(self._one(unit(self.units) if unit else f"unit-{self.units}", self.now))
+            name = unit(self.units) if unit else f"unit-{self.units}"
+            tasks.append(self._one(name, self.now, known(self.units) if known else {}))
             self.units += 1
         await asyncio.gather(*tasks)
 
-    async def _one(self, unit: str, at: int) -> None:
+    async def _one(self, unit: str, at: int, known: Mapping[str, float | str]) -> None:
         routing = await self.store.read(routing_in_force, "p")
         assert routing is not None
         assigned = route(routing, unit)
@@ -115,6 +123,7 @@ class World:
             calls=(),
             created_at=at,
             answered_at=at + 1000,
+            covariates=dict(known),
         )
         content = Content(
             prediction_id=prediction.prediction_id, unit=unit, input={}, output={}, error_detail=None, metadata={}

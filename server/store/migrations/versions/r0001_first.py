@@ -92,6 +92,7 @@ predictions = Table(
     Column("cost", BigInteger),
     Column("assigned_cost", BigInteger),
     Column("calls", Text, nullable=False),
+    Column("covariates", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("answered_at", BigInteger, nullable=False),
     Index("predictions_program_idx", "program", "created_at"),
