@@ -17,11 +17,15 @@ import msgspec
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """The variant a unit meets, the probability with which it did, and the experiment this counts in (if any)."""
+    """The variant a unit meets, the probability with which it did, and the experiment this counts in (if any).
+
+    `shadow` is the variant that answers the same request beside it, for comparison only.
+    """
 
     variant: str
     propensity: float
     experiment_id: str | None
+    shadow: str | None = None
 
 
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,8 +33,9 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
 
     `split` is empty when the champion serves everything. While an experiment is `paused`, or has had its full number of
     units (`full`), the champion serves everything and nothing counts, but the split is kept for the resume. `holdback`
-    is the split between a promoted variant, by then the champion, and the former one. `covariates` are the keys of the
-    metadata whose values the experiment wants kept.
+    is the split between a promoted variant, by then the champion, and the former one. With `pairs` the split only draws
+    the requests that the challenger answers too: the champion serves all. `covariates` are the keys of the metadata
+    whose values the experiment wants kept.
     """
 
     program: str
@@ -39,6 +44,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     experiment_id: str | None = None
     split: dict[str, float] = {}
     randomize: Literal["unit", "request"] = "unit"
+    pairs: bool = False
     covariates: tuple[str, ...] = ()
     state: Literal["open", "paused", "full", "holdback"] = "open"
     reason: str
@@ -85,6 +91,9 @@ def route(routing: Routing, unit: str) -> Assignment:
     if not routing.live or routing.experiment_id is None:
         return Assignment(routing.champion, 1.0, None)
     variant = draw(routing.salt, unit, routing.split)
+    if routing.pairs:
+        shadow = None if variant == routing.champion else variant
+        return Assignment(routing.champion, 1.0, routing.experiment_id if shadow else None, shadow)
     return Assignment(variant, routing.split[variant], routing.experiment_id)
 
 

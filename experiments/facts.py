@@ -11,7 +11,22 @@ import msgspec
 from experiments.metrics import Source
 
 Status = Literal["ok", "fallback", "error"]
+_SHADOW = "~shadow"
 OutcomeStatus = Literal["accepted", "duplicate", "conflict", "late", "rejected"]
+
+
+def shadow_id(prediction_id: str) -> str:
+    """Under which the challenger's answer to the same request is kept, in an experiment by pairs."""
+    return prediction_id + _SHADOW
+
+
+def shadowed_id(prediction_id: str) -> str | None:
+    """The prediction whose shadow this is; None for one that was served.
+
+    >>> shadowed_id(shadow_id("p")), shadowed_id("p")
+    ('p', None)
+    """
+    return prediction_id.removesuffix(_SHADOW) if prediction_id.endswith(_SHADOW) else None
 
 
 class Call(msgspec.Struct, frozen=True):

@@ -8,6 +8,8 @@ block was closed no longer counts, in either arm alike.
 
 Each unit enters once. Under `randomize: unit` it counts with the mean over its first five predictions in the arm it
 entered (a *closed unit*), which keeps the unit of analysis the unit of randomisation however often a user comes back.
+
+By pairs, a request is a unit in either arm: both enter in one block, and only both count, or none.
 """
 
 from collections import Counter
@@ -16,11 +18,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from experiments import betting, ratio, validity
+from experiments import betting, pairs, ratio, validity
 from experiments.betting import Betting
 from experiments.experiment import Experiment
 from experiments.facts import Entrant, Exposure
 from experiments.metrics import IMPLICIT, Metric
+from experiments.pairs import Pairs
 from experiments.ratio import Ratio
 from experiments.validity import Balance
 
@@ -47,7 +50,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
     challenger: str
     metric: str
-    process: Betting | Ratio
+    process: Betting | Ratio | Pairs
     latches: Latches = Latches()
     peak: float = 0.0
 
@@ -116,7 +119,7 @@ def begin(experiment: Experiment) -> Evidence:
     )
 
 
-def _process(experiment: Experiment, name: str) -> Betting | Ratio:
+def _process(experiment: Experiment, name: str) -> Betting | Ratio | Pairs:
     metric = experiment.metrics[name]
     aim = name == experiment.aim
     margin = 0.0 if aim else metric.allowance
@@ -127,11 +130,10 @@ def _process(experiment: Experiment, name: str) -> Betting | Ratio:
             lower_is_better=metric.lower_is_better,
         )
     low, high = metric.bounds
-    return betting.begin(
-        margin=margin / (high - low),
-        min_effect=experiment.settings.min_effect / (high - low) if aim else None,
-        names=experiment.settings.covariates,
-    )
+    score_margin, effect = margin / (high - low), experiment.settings.min_effect / (high - low) if aim else None
+    if experiment.settings.pairs:
+        return pairs.begin(margin=score_margin, min_effect=effect)
+    return betting.begin(margin=score_margin, min_effect=effect, names=experiment.settings.covariates)
 
 
 def block_of(experiment: Experiment, at: int) -> int:
@@ -237,6 +239,8 @@ def fold(
     """
     if number < evidence.blocks:
         raise ValueError(f"block {number} was folded already; the next is {evidence.blocks}")
+    if experiment.settings.pairs:
+        units = _paired(experiment, units, cut)
     values = {name: [unit_value(experiment, name, unit, cut) for unit in units] for name in experiment.compared}
     arrived = [unit for unit, value in zip(units, values[experiment.goal], strict=True) if value is not None]
     arrival = evidence.arrival
@@ -276,9 +280,11 @@ def _fold_one(
     splits: Splits,
     units: Sequence[Entrant],
     values: Sequence[float | None],
-) -> Betting | Ratio:
+) -> Betting | Ratio | Pairs:
     """Fold the units of the two arms compared; with other arms left out, the coin is the one between these two."""
     metric = experiment.metrics[comparison.metric]
+    if isinstance(comparison.process, Pairs):
+        return _fold_pairs(comparison.process, experiment, metric, units, values)
     pair = (experiment.champion, comparison.challenger)
     rows = [
         (u, v)
@@ -294,6 +300,38 @@ def _fold_one(
         return comparison.process.fold(w, np.array([v for _, v in rows]), pi)
     scores = np.array([metric.score(v) for _, v in rows])
     return comparison.process.fold(w, scores, pi, [u.covariates for u, _ in rows])
+
+
+def _paired(experiment: Experiment, units: Sequence[Entrant], cut: int) -> list[Entrant]:
+    """The requests with both answers, and the same metrics reported of both: one that got lost takes the other along.
+
+    An answer is lost, or its score, when a process dies or is out of room: before anybody could tell how good it was.
+    """
+    heard: dict[str, list[set[str]]] = {}
+    for unit in units:
+        reported = {name for exposure in unit.exposures for name in _values(experiment, unit, exposure, cut)}
+        heard.setdefault(unit.unit_hash, []).append(reported)
+    whole = {request for request, said in heard.items() if len(said) == 2 and said[0] == said[1]}
+    return [unit for unit in units if unit.unit_hash in whole]
+
+
+def _fold_pairs(
+    process: Pairs, experiment: Experiment, metric: Metric, units: Sequence[Entrant], values: Sequence[float | None]
+) -> Pairs:
+    """Fold the requests on which both answers have a score."""
+    scores: tuple[dict[str, float], dict[str, float]] = {}, {}
+    for unit, value in zip(units, values, strict=True):
+        if value is not None:
+            scores[unit.arm != experiment.champion][unit.unit_hash] = metric.score(value)
+    both = sorted(scores[0].keys() & scores[1].keys())
+    return process.fold([scores[0][one] for one in both], [scores[1][one] for one in both]) if both else process
+
+
+def coins(experiment: Experiment, splits: Splits) -> Splits:
+    """What the arms' units are in proportion to: the splits, and by pairs one to one, whatever share was drawn."""
+    if not experiment.settings.pairs:
+        return splits
+    return {epoch: dict.fromkeys(split, 1 / len(split)) for epoch, split in splits.items()}
 
 
 def _started(experiment: Experiment) -> int:

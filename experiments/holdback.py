@@ -55,6 +55,7 @@ def watched(experiment: Experiment) -> Experiment:
         champion=holdback.former,
         challengers=(holdback.promoted,),
         split=split(experiment, holdback.former, holdback.promoted),
+        settings=msgspec.structs.replace(experiment.settings, pairs=False),
         started_at=holdback.since,
     )
 

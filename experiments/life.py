@@ -8,11 +8,12 @@ from msgspec import UNSET
 
 from experiments.errors import Conflict, Fault, Invalid, nearest
 from experiments.experiment import Experiment, State, Verdict
-from experiments.metrics import Metric
+from experiments.metrics import IMPLICIT, LABELLED, Metric
 from experiments.settings import ExperimentOptions, ExperimentSettings, check_split
 
 MAX_CHALLENGERS = 10
 _LONGEST_NAME = 64
+_BY_LABEL = ", ".join(sorted(LABELLED))
 _MEASURED = frozenset(
     {"cost", "cost_usd", "error", "fallback", "latency", "latency_ms", "outcome", "output", "variant"}
 )
@@ -71,6 +72,8 @@ def draft(  # noqa: PLR0913 -- what a draft is made of, each by its name
         saving, metrics = _saving(metrics)
         guardrails = tuple(name for name in guardrails if name != saving)
         faults += _objective_faults(goal, saving, metrics)
+    if options.pairs is True and goal is not None:
+        faults += _pair_faults(challengers, goal, (goal, *guardrails), saving, metrics)
     faults += _covariate_faults(options.covariates or (), {*metrics, *outputs})
     if faults or goal is None:
         raise Invalid(faults[0].message, faults=faults)
@@ -162,6 +165,35 @@ def _objective_faults(goal: str, saving: str, metrics: Mapping[str, Metric]) -> 
         faults.append(
             Fault("/objective", f"as_good_and_cheaper needs a `margin` on {goal!r}: how much worse is still as good")
         )
+    return faults
+
+
+def _pair_faults(
+    challengers: Collection[str],
+    goal: str,
+    compared: Collection[str],
+    saving: str | None,
+    metrics: Mapping[str, Metric],
+) -> list[Fault]:
+    """Of an answer nobody got, only a label speaks, and what the server itself observed."""
+    faults = []
+    if len(challengers) > 1:
+        faults.append(Fault("/pairs", "pairs weigh one challenger at a time; each more would double the calls again"))
+    if saving is not None:
+        faults.append(Fault("/pairs", "costs are not compared by pairs; use a split for as_good_and_cheaper"))
+    for name in compared:
+        metric = metrics.get(name)
+        if metric is None or metric.kind in LABELLED:
+            continue
+        if name == goal:
+            faults.append(
+                Fault("/pairs", f"the goal must be scored by a label ({_BY_LABEL}); {name!r} is of kind {metric.kind}")
+            )
+        elif not (metric.kind in IMPLICIT and metric.bounded):
+            allowed = f"{_BY_LABEL}, error, or latency and cost with a `limit`"
+            faults.append(
+                Fault("/pairs", f"a guardrail must be known of both answers ({allowed}); {name!r} is {metric.kind}")
+            )
     return faults
 
 

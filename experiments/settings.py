@@ -23,6 +23,7 @@ class ExperimentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     objective: Literal["better", "as_good_and_cheaper"] | UnsetType = UNSET
     randomize: Literal["unit", "request"] | UnsetType = UNSET
     allocation: Literal["fixed", "adaptive"] | UnsetType = UNSET
+    pairs: bool | UnsetType = UNSET
     split: dict[str, float] | UnsetType = UNSET
     ramp: tuple[float, ...] | UnsetType = UNSET
     alpha: float | UnsetType = UNSET
@@ -82,10 +83,16 @@ class ExperimentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         ramp = _or(self.ramp, () if adaptive or self.split is not UNSET else (0.1, 0.5))
         if adaptive and ramp:
             raise ValueError("allocation: adaptive takes the ramp's place; leave `ramp` out, or choose fixed")
+        pairs = _or(self.pairs, False)
+        if pairs and adaptive:
+            raise ValueError(
+                "pairs: both variants answer each request; there is no split for allocation: adaptive to move"
+            )
         settings = ExperimentSettings(
             objective=_or(self.objective, "better"),
-            randomize=_or(self.randomize, "unit"),
+            randomize="request" if pairs else _or(self.randomize, "unit"),
             allocation=_or(self.allocation, "fixed"),
+            pairs=pairs,
             ramp=ramp,
             alpha=_or(self.alpha, 0.05),
             min_effect=_or(self.min_effect, 0.03),
@@ -111,6 +118,7 @@ class ExperimentSettings(msgspec.Struct, frozen=True, kw_only=True):
     objective: Literal["better", "as_good_and_cheaper"]
     randomize: Literal["unit", "request"]
     allocation: Literal["fixed", "adaptive"]
+    pairs: bool = False
     ramp: tuple[float, ...]
     alpha: float
     min_effect: float

@@ -161,10 +161,14 @@ class Traffic:
 
     async def carry(self, work: Coroutine[Any, Any, T], began: int) -> T:
         """Do `work` to its end even if its caller goes away, holding the horizon at `began` (µs) until then."""
+        return await asyncio.shield(self.begin(work, began))
+
+    def begin(self, work: Coroutine[Any, Any, T], began: int) -> asyncio.Task[T]:
+        """Begin `work` that is done to its end with nobody waiting for it, holding the horizon likewise."""
         task = asyncio.ensure_future(work)
         self._under_way[task] = began
         task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
+        return task
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         del self._under_way[task]

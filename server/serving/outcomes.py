@@ -13,7 +13,7 @@ import msgspec
 
 from experiments.errors import Invalid, NotFound, RowRefused, nearest
 from experiments.experiment import Experiment
-from experiments.facts import Outcome, OutcomeStatus, Remark
+from experiments.facts import Outcome, OutcomeStatus, Remark, shadow_id, shadowed_id
 from experiments.metrics import IMPLICIT, LABELLED, Metric, scored_by_label
 from experiments.quantities import SECOND
 from learning.programs import Blueprint, check_label
@@ -21,7 +21,7 @@ from server.parameters import LONGEST
 from server.ratchet import Ratchet
 from server.store import Connection
 from server.store.experiments import experiment as stored_experiment
-from server.store.facts import Scorable, scorable_predictions
+from server.store.facts import Scorable, said_of, scorable_predictions
 from server.wire.serving import OutcomeItem, OutcomeResult
 
 _WORST_FIRST: tuple[OutcomeStatus, ...] = ("conflict", "late", "accepted", "duplicate")
@@ -64,6 +64,8 @@ async def _report(ratchet: Ratchet, items: Sequence[OutcomeItem | Invalid]) -> l
                 prediction = _known(item.prediction_id, predictions)
                 rows = rows_of(item, prediction, _rules(ratchet, prediction, experiments), now)
                 statuses = await slot.record(rows.outcomes, rows.remarks)
+                if item.label is not None and _by_pairs(prediction, experiments):
+                    await score_shadow(ratchet, prediction.prediction_id)
             except (Invalid, NotFound, RowRefused) as error:
                 ratchet.metrics.outcomes.labels("", "", "", "rejected").inc()
                 return OutcomeResult(
@@ -82,7 +84,48 @@ def _reported_on(conn: Connection, ids: Collection[str]) -> tuple[dict[str, Scor
     return predictions, {experiment_id: stored_experiment(conn, experiment_id) for experiment_id in counted}
 
 
+def _by_pairs(prediction: Scorable, experiments: Mapping[str, Experiment]) -> bool:
+    return prediction.experiment_id is not None and experiments[prediction.experiment_id].settings.pairs
+
+
+async def score_shadow(ratchet: Ratchet, prediction_id: str) -> None:
+    """Score a prediction's shadow by the labels that stand for the prediction, received now.
+
+    To be called once a label is stored, and once a shadow is: whichever is the later of the two finds the other.
+    Doing it twice changes nothing. Raises: Busy, Unavailable.
+    """
+    now, shadow = ratchet.now(), shadow_id(prediction_id)
+    predictions, experiments = await ratchet.store.read(_reported_on, {shadow})
+    if shadow not in predictions:
+        return
+    standing, said = await ratchet.store.read(said_of, prediction_id)
+    rules = _rules(ratchet, predictions[shadow], experiments)
+    try:
+        scored = _rescored(predictions[shadow], standing, said, rules, now)
+    except Invalid:  # its content has been deleted: the pair is lost
+        return
+    if scored:
+        await ratchet.store.journal.record(scored)
+
+
+def _rescored(
+    shadow: Scorable, standing: Sequence[Outcome], said: Sequence[Remark], rules: Rules, now: int
+) -> list[Outcome]:
+    """The outcomes that stand for a prediction and were scored by a label, as they are for its shadow."""
+    late = now >= shadow.created_at + rules.window
+    return [
+        msgspec.structs.replace(outcome, prediction_id=shadow.prediction_id, value=value, late=late, received_at=now)
+        for remark in said
+        if remark.label is not None
+        for metric, value, digest in _from_label(remark.label, shadow, rules)
+        for outcome in standing
+        if (outcome.metric, outcome.source, outcome.digest) == (metric, remark.source, digest)
+    ]
+
+
 def _known(prediction_id: str, predictions: Mapping[str, Scorable]) -> Scorable:
+    if served := shadowed_id(prediction_id):
+        raise NotFound(f"/prediction_id: nobody was served this answer; report about {served[:LONGEST]!r}")
     if prediction := predictions.get(prediction_id):
         return prediction
     raise NotFound(f"/prediction_id: there is no prediction {prediction_id[:LONGEST]!r}")

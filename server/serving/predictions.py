@@ -13,7 +13,7 @@ import msgspec
 from experiments.assignment import Assignment, route
 from experiments.covariates import Covariates, covariate
 from experiments.errors import Invalid, LmError, LmFailed, LmTimeout, RatchetError
-from experiments.facts import Call, Content, Prediction
+from experiments.facts import Call, Content, Prediction, shadow_id
 from experiments.quantities import SECOND
 from learning.programs import check_input
 from learning.running import Served
@@ -23,6 +23,7 @@ from server.clock import new_id
 from server.errors import problem
 from server.ratchet import Ratchet
 from server.serving.idempotency import Held, hold, let_go
+from server.serving.outcomes import score_shadow
 from server.store.appending import Entry, append, predicted
 from server.traffic import Program
 from server.wire.predictions import Usage
@@ -182,6 +183,8 @@ async def _make(ratchet: Ratchet, job: Job) -> Made:
     began, prediction_id = ratchet.now(), new_id()
     unit = _unit(program, job, prediction_id)
     given = Assignment(job.pinned.name, 1.0, None) if job.pinned else route(program.routing, unit)
+    if given.shadow:
+        ratchet.traffic.begin(_shadow(ratchet, program, job, given, prediction_id, unit, began), began)
     served = await ratchet.runner.answer(
         job.pinned or program.variants[given.variant],
         None if job.pinned else program.champion,
@@ -201,6 +204,38 @@ async def _make(ratchet: Ratchet, job: Job) -> Made:
         now=now,
     )
     return Made(prediction, _content(prediction_id, job, served), _answer(prediction, served))
+
+
+async def _shadow(
+    ratchet: Ratchet, program: Program, job: Job, given: Assignment, served_id: str, unit: str, began: int
+) -> None:
+    """The challenger's answer to a request that the champion serves. Nobody waits for it, and nothing fails with it.
+
+    It is recorded by itself. Where there is no room for it, or the process dies, the pair is missing in both arms.
+    """
+    assigned = Assignment(given.shadow or "", 1.0, given.experiment_id)
+    try:
+        with ratchet.store.journal.reserve() as slot:
+            served = await ratchet.runner.answer(
+                program.variants[assigned.variant], None, program.definition, job.input
+            )
+            now = ratchet.now()
+            ratchet.traffic.refuse_if_late(began, program.definition.deadline, now)
+            prediction = _prediction(
+                program,
+                assigned,
+                served,
+                known={},
+                prediction_id=shadow_id(served_id),
+                unit_hash=ratchet.traffic.unit_hash(unit),
+                began=began,
+                now=now,
+            )
+            await slot.append(prediction, _content(prediction.prediction_id, job, served))
+        ratchet.metrics.predicted(prediction)
+        await score_shadow(ratchet, served_id)
+    except RatchetError as error:
+        ratchet.log.warning("shadow_lost", prediction=served_id, detail=error.detail)
 
 
 def _known(program: Program, job: Job) -> Covariates:

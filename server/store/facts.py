@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from experiments.facts import Call, Content, OutcomeStatus, Prediction, Status
+from experiments.facts import Call, Content, Outcome, OutcomeStatus, Prediction, Remark, Status
 from experiments.metrics import Source
 from server.store.rows import CHUNK, Page, decode, page_of
 from server.store.tables import conflicts, contents, outcomes, predictions, remarks
@@ -61,6 +61,16 @@ def scorable_predictions(conn: sa.Connection, ids: Collection[str]) -> dict[str,
             output = values.pop("output")
             found[row.prediction_id] = Scorable(**values, output=_object(output))
     return found
+
+
+def said_of(conn: sa.Connection, prediction_id: str) -> tuple[list[Outcome], list[Remark]]:
+    """The outcomes that stand for a prediction, and what was remarked on it."""
+    found = conn.execute(sa.select(outcomes).where(outcomes.c.prediction_id == prediction_id))
+    said = conn.execute(sa.select(remarks).where(remarks.c.prediction_id == prediction_id))
+    return (
+        [Outcome(**row._asdict()) for row in found],
+        [Remark(**{**row._asdict(), "label": _object(row.label)}) for row in said],
+    )
 
 
 def example(conn: sa.Connection, prediction_id: str) -> Example | None:

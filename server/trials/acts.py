@@ -61,6 +61,7 @@ def start(conn: Connection, act: Act) -> Experiment:
         experiment_id=running.experiment_id,
         split=running.split,
         randomize=running.settings.randomize,
+        pairs=running.settings.pairs,
         covariates=running.settings.covariates,
         state="open",
     )
@@ -219,6 +220,7 @@ def _hold_back(conn: Connection, experiment: Experiment, act: Act, routing: Rout
         experiment_id=experiment.experiment_id,
         split=trial.split,
         randomize=experiment.settings.randomize,
+        pairs=False,
         covariates=experiment.settings.covariates,
         state="holdback",
     )

@@ -53,6 +53,8 @@ async def planned(ratchet: Ratchet, wanted: NewPlan) -> Planned:
     """Simulate the experiment that `wanted` describes. Raises: Invalid with a fault for each wrong field."""
     unmade = not wanted.challengers and not wanted.aa
     made, champion = await drafted(ratchet, msgspec.structs.replace(wanted, aa=True) if unmade else wanted)
+    if made.settings.pairs:
+        raise Invalid.at("/pairs", "what is simulated is a split; plan with `pairs: false`, which takes more requests")
     if unmade:
         made = msgspec.structs.replace(made, aa=False)
     if not made.aa:

@@ -99,7 +99,7 @@ def _folded(
     latch: Callable[[Evidence, Experiment], Evidence],
 ) -> Evidence:
     """The evidence of an experiment, or of a holdback in its terms, after so many blocks."""
-    splits = splits_by_epoch(conn, experiment.experiment_id)
+    splits = folding.coins(experiment, splits_by_epoch(conn, experiment.experiment_id))
     evidence = folding.begin(experiment)
     for number in blocks_with_predictions(conn, experiment, 0, registered):
         span = folding.block_span(experiment, number)

@@ -99,7 +99,7 @@ def register(conn: Connection, experiment: Experiment, horizon: int) -> None:
     """Enter the units of every block that lies before the horizon, and count them for the sample-ratio check."""
     kept = _kept(conn, experiment)
     after, upto = kept.body, folding.block_of(experiment, horizon)
-    splits = splits_by_epoch(conn, experiment.experiment_id)
+    splits = folding.coins(experiment, splits_by_epoch(conn, experiment.experiment_id))
     for number in blocks_with_predictions(conn, experiment, after.registered, upto):
         counts = register_units(
             conn,
@@ -118,7 +118,7 @@ def fold(
 ) -> Progress:
     """Fold closed blocks in order until one is still open, or patience runs out; `latch` after each."""
     before = _kept(conn, experiment)
-    splits = splits_by_epoch(conn, experiment.experiment_id)
+    splits = folding.coins(experiment, splits_by_epoch(conn, experiment.experiment_id))
     evidence, closings = before.body, []
     until = time.monotonic() + PATIENCE
     for number in blocks_with_predictions(conn, experiment, evidence.blocks, evidence.registered):

@@ -41,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The options an experiment was created with, every default filled in; durations in seconds."""
 
     allocation: Literal["fixed", "adaptive"]
+    pairs: bool
     ramp: list[Share]
     alpha: float
     min_effect: float
@@ -167,6 +168,7 @@ def _arm(found: DomainExperiment, name: str, split: dict[str, float]) -> Arm:
 def _settings(chosen: ExperimentSettings) -> Settings:
     return Settings(
         allocation=chosen.allocation,
+        pairs=chosen.pairs,
         ramp=list(chosen.ramp),
         alpha=chosen.alpha,
         min_effect=chosen.min_effect,
