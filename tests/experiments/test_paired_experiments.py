@@ -1,6 +1,7 @@
 """Experiments by pairs, as the engine sees them: who answers, what counts, and what is decided."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ METRICS = {
 }
 
 
-def by_pairs(**options: object) -> Experiment:
+def by_pairs(**options: Any) -> Experiment:
     return experiment(metrics=METRICS, pairs=True, **options)
 
 

@@ -43,7 +43,7 @@ def differences(rng: np.random.Generator, agreement: float, effect: float, shape
 
 def judged(false: int, runs: int) -> bool:
     """Not above the count that exactly the level would pass with probability 99.9 %."""
-    return false <= binom.ppf(0.999, runs, LEVEL)
+    return bool(false <= binom.ppf(0.999, runs, LEVEL))
 
 
 def test_no_pairs_are_no_evidence():
