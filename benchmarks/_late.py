@@ -117,7 +117,7 @@ def _alarm(name: str, run: int) -> bool:
 def entrant(index: int, challenger: bool, epoch: int, at: float, value: float, delay: float) -> Entrant:
     entered = round(at * SECOND)
     heard = () if delay > WINDOW else (("correct", "human", value, entered + round(delay * SECOND)),)
-    exposure = Exposure(f"p{index}", entered, False, 1000, 0, heard)  # type: ignore[arg-type]  # a literal source
+    exposure = Exposure(f"p{index}", entered, False, 1000, 0, 0, heard)  # type: ignore[arg-type]  # a literal source
     return Entrant(f"u{index}", "new" if challenger else "base", epoch, entered, (exposure,))
 
 
@@ -164,7 +164,7 @@ def _visits(rng: np.random.Generator, entered: int, name: str) -> tuple[tuple[Ex
     for visit in range(1 + rng.poisson(6)):
         at, success, late = entered + visit * SECOND, float(rng.random() < 0.7), bool(rng.random() < 0.1)
         heard = () if late else (("correct", "human", success, at + 30 * SECOND),)
-        made.append(Exposure(f"p{name}-{visit}", at, False, 1000, 0, heard))  # type: ignore[arg-type]  # as above
+        made.append(Exposure(f"p{name}-{visit}", at, False, 1000, 0, 0, heard))  # type: ignore[arg-type]  # as above
         counted.append(0.0 if late else success)
     most = folding.PREDICTIONS_PER_UNIT
     return tuple(made), sum(counted[:most]) / len(counted[:most])

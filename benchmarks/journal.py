@@ -62,6 +62,7 @@ def fact() -> tuple[Prediction, Content]:
         output_tokens=8,
         cost=4_600_000,
         assigned_cost=4_600_000,
+        assigned_tokens=128,
         calls=(Call("base", "sim/triage", 120, 8, 4_600_000, 49_000),),
         created_at=at,
         answered_at=at,

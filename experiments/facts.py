@@ -47,8 +47,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     given; `status` is ok when those are the same answer, fallback when the champion stood in, error when all failed.
     `propensity` is the probability with which the unit was assigned. `experiment_id` is None for predictions that count
     in no test. `created_at` is the moment of assignment, `answered_at` the end of the work; `latency` and `cost` sum
-    over everything done for the prediction, `assigned_cost` over the assigned variant's own calls. `covariates` are the
-    values in its metadata that the experiment asked for: a copy, since content may be deleted and evidence may not.
+    over everything done for the prediction, `assigned_cost` and `assigned_tokens` (in and out) over the assigned
+    variant's own calls. `covariates` are the values in its metadata that the experiment asked for: a copy, since content
+    may be deleted and evidence may not.
     """
 
     prediction_id: str
@@ -66,6 +67,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     cost: int | None
     assigned_cost: int | None
+    assigned_tokens: int | None
     calls: tuple[Call, ...]
     created_at: int
     answered_at: int
@@ -110,13 +112,17 @@ class Remark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exposure(msgspec.Struct, frozen=True):
-    """One prediction of a unit as the tests see it. `outcomes` holds (metric, source, value, received_at)."""
+    """One prediction of a unit as the tests see it. `outcomes` holds (metric, source, value, received_at).
+
+    `latency` and `cost` are those of the whole prediction, a fallback's included, `tokens` those of the variant assigned.
+    """
 
     prediction_id: str
     created_at: int
     failed: bool
     latency: int
     cost: int | None
+    tokens: int | None
     outcomes: tuple[tuple[str, Source, float, int], ...]
     covariates: dict[str, float | str] = {}
 

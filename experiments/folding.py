@@ -209,8 +209,8 @@ def _observe(metric: Metric, exposure: Exposure, reported: float | None) -> floa
     """The value of one prediction: failures count as the worst value, missing outcomes as the metric says."""
     if metric.kind == "error":
         return float(exposure.failed)
-    if metric.kind in ("latency", "cost"):
-        spent = exposure.latency if metric.kind == "latency" else exposure.cost
+    if metric.kind in ("latency", "cost", "tokens"):
+        spent: int | None = getattr(exposure, metric.kind)
         if spent is None or metric.threshold is None:
             return None if spent is None else float(spent)
         return float(spent > metric.threshold)

@@ -15,15 +15,15 @@ import msgspec
 from experiments.quantities import duration, fraction, money
 
 Kind = Literal[
-    "exact_match", "normalized_match", "token_f1", "boolean", "score", "positive", "latency", "cost", "error"
+    "exact_match", "normalized_match", "token_f1", "boolean", "score", "positive", "latency", "cost", "tokens", "error"
 ]
 Source = Literal["human", "program", "judge"]
 SOURCES: tuple[Source, ...] = ("human", "program", "judge")
 LABELLED = frozenset({"exact_match", "normalized_match", "token_f1"})
 """Kinds scored from a reported label."""
-IMPLICIT = frozenset({"latency", "cost", "error"})
+IMPLICIT = frozenset({"latency", "cost", "tokens", "error"})
 """Kinds observed on the prediction itself; nobody reports them."""
-UNBOUNDED = frozenset({"positive", "latency", "cost"})
+UNBOUNDED = frozenset({"positive", "latency", "cost", "tokens"})
 """Kinds without a greatest value; compared as a ratio, on the log scale."""
 ERROR_MARGIN = 0.01
 
@@ -33,7 +33,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     `field` is the output field a label is compared on. `range` holds the least and greatest value of a `score`.
     `margin` is how much worse a challenger may be on a guardrail: in the metric's own unit for bounded kinds, a ratio
-    (`10%`) for latency, cost and positive. `expected` says what a missing outcome means (see the concepts page).
+    (`10%`) for latency, cost, tokens and positive. `expected` says what a missing outcome means (see the concepts page).
     `limit` (`2s`, `0.01` dollars) makes of latency or cost the share of predictions beyond it, a service level: that is
     bounded, so the exact test applies and `margin` is in points.
     """

@@ -272,6 +272,7 @@ def _prediction(
         output_tokens=sum(call.output_tokens for call in served.calls),
         cost=_cost(served.calls, answered=served.status == "ok"),
         assigned_cost=_cost(assigned, answered=served.status == "ok"),
+        assigned_tokens=_tokens(assigned, answered=served.status == "ok"),
         calls=served.calls,
         created_at=began,
         answered_at=now,
@@ -290,6 +291,12 @@ def _cost(calls: Sequence[Call], *, answered: bool) -> int | None:
     """Picodollars of all calls; None when one has no price, or was cut short so that nobody knows what it cost."""
     costs = [call.cost for call in calls if call.cost is not None]
     return sum(costs) if len(costs) == len(calls) and (calls or answered) else None
+
+
+def _tokens(calls: Sequence[Call], *, answered: bool) -> int | None:
+    """Tokens in and out of all calls; None when one was not metered (no call is made of none), or was cut short."""
+    counts = [call.input_tokens + call.output_tokens for call in calls]
+    return sum(counts) if all(counts) and (calls or answered) else None
 
 
 def _content(prediction_id: str, job: Job, served: Served) -> Content:

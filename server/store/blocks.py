@@ -110,7 +110,7 @@ def block_units(  # noqa: PLR0913 -- a block is a number and a span, and what co
     A unit brings its first `per_unit` predictions in the arm it entered, made within `window` µs of its entry and
     before `cut`, and with `one_epoch` under the split of its entry; a prediction brings its outcomes received before
     `cut` and not late. `failed` means that the assigned variant did not answer; `latency` and `cost` are those of the
-    whole prediction, a fallback's included.
+    whole prediction, a fallback's included; `tokens` those of the assigned variant's own calls.
     """
     counted = (
         _counted_by_unit(experiment_id, number, (start, min(end + window, cut)), window, per_unit, one_epoch)
@@ -188,6 +188,7 @@ def _units(rows: Iterable[sa.Row[Any]], heard: dict[str, list[Any]]) -> list[Ent
             failed=row.status != "ok",
             latency=row.latency,
             cost=row.cost,
+            tokens=row.assigned_tokens,
             outcomes=tuple(heard.get(row.prediction_id, ())),
             covariates=decode(row.covariates, dict[str, float | str]) if row.covariates else {},
         )
@@ -201,6 +202,7 @@ _EXPOSED: Sequence[sa.ColumnElement[Any]] = (
     predictions.c.status,
     predictions.c.latency,
     predictions.c.cost,
+    predictions.c.assigned_tokens,
     predictions.c.covariates,
 )
 

@@ -93,6 +93,7 @@ predictions = Table(
     Column("output_tokens", BigInteger, nullable=False),
     Column("cost", BigInteger),
     Column("assigned_cost", BigInteger),
+    Column("assigned_tokens", BigInteger),
     Column("calls", Text, nullable=False),
     Column("covariates", Text),
     Column("created_at", BigInteger, nullable=False),
@@ -294,4 +295,68 @@ ticks = Table(
     Column("job", BYTEWISE, primary_key=True),
     Column("due_at", BigInteger, primary_key=True, autoincrement=False),
     Column("finished_at", BigInteger),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", BYTEWISE, primary_key=True),
+    Column("holder", BYTEWISE, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+drifts = Table(
+    "drifts",
+    metadata,
+    Column("program", BYTEWISE, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+alarms = Table(
+    "alarms",
+    metadata,
+    Column("program", BYTEWISE, primary_key=True),
+    Column("variant", BYTEWISE, primary_key=True),
+    Column("signal", BYTEWISE, primary_key=True),
+    Column("raised_at", BigInteger, primary_key=True, autoincrement=False),
+    Column("change_point", BigInteger),
+    Column("body", Text, nullable=False),
+    Column("closed_at", BigInteger),
+    Column("closed_by", Text),
+)
+
+compiles = Table(
+    "compiles",
+    metadata,
+    Column("compile_id", BYTEWISE, primary_key=True),
+    Column("program", BYTEWISE, nullable=False),
+    Column("state", BYTEWISE, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+    Column("holder", BYTEWISE),
+    Column("fence", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Index("compiles_created_idx", "created_at", "compile_id"),
+    Index("compiles_program_idx", "program", "created_at"),
+    Index(
+        "compiles_open_idx",
+        "program",
+        unique=True,
+        sqlite_where=text("state IN ('queued', 'running')"),
+        postgresql_where=text("state IN ('queued', 'running')"),
+    ),
+)
+
+compile_events = Table(
+    "compile_events",
+    metadata,
+    Column("compile_id", BYTEWISE, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("body", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
 )

@@ -54,7 +54,7 @@ def exposure(
 ) -> Exposure:
     """A prediction at `at` whose outcome, if any, came `delay` later."""
     heard: tuple[Any, ...] = () if value is None else ((metric, "human", value, at + delay),)
-    return Exposure(f"p{at}", at, failed, 1000, 0, heard, covariates)
+    return Exposure(f"p{at}", at, failed, 1000, 0, 0, heard, covariates)
 
 
 def unit(name: str, arm: str, *exposures: Exposure, epoch: int = 1) -> Entrant:

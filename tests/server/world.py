@@ -120,6 +120,7 @@ class World:
             output_tokens=1,
             cost=None,
             assigned_cost=None,
+            assigned_tokens=None,
             calls=(),
             created_at=at,
             answered_at=at + 1000,

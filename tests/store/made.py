@@ -26,6 +26,7 @@ def prediction(**stated: Any) -> Prediction:
         "output_tokens": 5,
         "cost": 300,
         "assigned_cost": 300,
+        "assigned_tokens": 15,
         "calls": (Call("base", "sim/triage", 10, 5, 300, 900),),
         "created_at": 1_000,
         "answered_at": 2_000,
