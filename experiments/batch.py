@@ -1,8 +1,8 @@
-"""Many simulated comparisons folded side by side: `betting` over arrays of runs, for planning and for benchmarks.
+"""Many simulated comparisons folded side by side: `betting` and `pairs` over arrays of runs, to plan and to measure.
 
-The numbers are those of `betting.Betting` (a test holds the two equal), without the grid of nulls behind its interval:
-an operator who plans cannot wait for a thousand experiments folded one by one. Arrays have one row per run and one
-column per unit, in the order in which the units mature; bets are the last axis.
+The numbers are those of `betting.Betting` and `pairs.Pairs` (tests hold them equal), without the grid of nulls behind
+an interval: an operator who plans cannot wait for a thousand experiments folded one by one. Arrays have one row per run
+and one column per unit, in the order in which the units mature; bets are the last axis.
 """
 
 import math
@@ -12,9 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_ndtr
 
-from experiments.betting import AIM, CAP, CENTRE_RANGE, FUTILITY_BETS, FUTILITY_WEIGHTS, LEAST_SCALE, REACH, prior
+from experiments.betting import CENTRE_RANGE, REACH
+from experiments.capital import AIM, CAP, FUTILITY_BETS, FUTILITY_WEIGHTS, LEAST_SCALE, prior
+from experiments.pairs import IMAGINED
 from experiments.ratio import LEAST_UNITS, NOISE, TAU
 from experiments.strata import Floats
+
+SIDES = ("better", "harm", "futile")
 
 
 class Bettor:
@@ -33,7 +37,14 @@ class Bettor:
         worst = np.maximum((1 - pi) * centre, pi * (1 - centre))
         cut = CAP / (worst + coin * (REACH if self.null <= REACH else 1.0))
         stakes = np.minimum(self.bets / scale[..., None], cut[..., None])
-        x = (w - pi) * (y - centre) - coin * self.null
+        return self._grown((w - pi) * (y - centre) - coin * self.null, stakes, count)
+
+    def fold_pairs(self, d: Floats, count: Floats, scale: Floats) -> Floats:
+        """The same for requests that both variants answered, `d` apart in score. See `pairs.log_growth`."""
+        stakes = np.minimum(self.bets / scale[..., None], CAP / max(LEAST_SCALE, 1 + self.null))
+        return self._grown((-d if self.mirrored else d) - self.null, stakes, count)
+
+    def _grown(self, x: Floats, stakes: Floats, count: Floats) -> Floats:
         growth = np.log1p(x[..., None] * stakes)
         growth *= np.broadcast_to(count, x.shape)[..., None]
         np.cumsum(growth, axis=1, out=growth)
@@ -48,6 +59,18 @@ class Bettor:
         return np.asarray(top + np.log(np.exp(capital, out=capital).sum(axis=-1)))
 
 
+def _bettors(runs: int, margin: float, min_effect: float | None, sides: Sequence[str]) -> dict[str, Bettor]:
+    """One for each of `sides`; futility needs a `min_effect`."""
+    effects, weights = prior(margin or min_effect or AIM)
+    found = {
+        "better": Bettor(runs, -margin, effects, weights),
+        "harm": Bettor(runs, -margin, effects, weights, mirrored=True),
+    }
+    if min_effect is not None:
+        found["futile"] = Bettor(runs, min_effect, min_effect * FUTILITY_BETS, FUTILITY_WEIGHTS, mirrored=True)
+    return {name: side for name, side in found.items() if name in sides}
+
+
 class Batch:
     """The evidence of one comparison in `runs` experiments. Sides: better, harm, and futile with a `min_effect`.
 
@@ -56,23 +79,10 @@ class Batch:
     """
 
     def __init__(
-        self,
-        runs: int,
-        *,
-        margin: float = 0.0,
-        min_effect: float | None = None,
-        sides: Sequence[str] = ("better", "harm", "futile"),
+        self, runs: int, *, margin: float = 0.0, min_effect: float | None = None, sides: Sequence[str] = SIDES
     ) -> None:
         self.moments = np.zeros((runs, 2, 3))
-        self.sides: dict[str, Bettor] = {}
-        effects, weights = prior(margin or min_effect or AIM)
-        if "better" in sides:
-            self.sides["better"] = Bettor(runs, -margin, effects, weights)
-        if "harm" in sides:
-            self.sides["harm"] = Bettor(runs, -margin, effects, weights, mirrored=True)
-        if "futile" in sides and min_effect is not None:
-            bets = min_effect * FUTILITY_BETS
-            self.sides["futile"] = Bettor(runs, min_effect, bets, FUTILITY_WEIGHTS, mirrored=True)
+        self.sides = _bettors(runs, margin, min_effect, sides)
 
     def fold(self, w: ArrayLike, y: ArrayLike, pi: ArrayLike, count: ArrayLike = 1.0) -> dict[str, Floats]:
         """Log e-values of each side after each column of one block, the columns of a run under centres set before it.
@@ -106,6 +116,38 @@ class Batch:
         for arm in (0, 1):
             here = count * (w == arm)
             self.moments[:, arm] += np.stack([here.sum(1), (here * y).sum(1), (here * y * y).sum(1)], axis=1)
+
+
+class PairBatch:
+    """The evidence of one comparison by pairs in `runs` experiments; see `Batch`, and `pairs` for what it stands for.
+
+    `moments` holds the number of pairs and the sum of the squares of their differences.
+    """
+
+    def __init__(
+        self, runs: int, *, margin: float = 0.0, min_effect: float | None = None, sides: Sequence[str] = SIDES
+    ) -> None:
+        self.moments = np.zeros((runs, 2))
+        self.sides = _bettors(runs, margin, min_effect, sides)
+
+    def fold(self, d: ArrayLike, count: ArrayLike = 1.0) -> dict[str, Floats]:
+        """Log e-values of each side after each column of one block, under bets set before it.
+
+        `d`, runs by columns, is by how much the challenger's answer scored better; `count` broadcasts to that.
+        """
+        apart = np.asarray(d, dtype=np.float64)
+        times = np.broadcast_to(np.asarray(count, dtype=np.float64), apart.shape)
+        n, squares = self.moments.T[..., None]
+        scale = np.maximum(LEAST_SCALE, (squares + IMAGINED / 4) / (n + IMAGINED))
+        found = {name: side.fold_pairs(apart, times, scale) for name, side in self.sides.items()}
+        self.moments += np.stack([times.sum(axis=1), (times * apart * apart).sum(axis=1)], axis=1)
+        return found
+
+    def keep(self, runs: NDArray[np.bool_]) -> None:
+        """Go on with some of the runs only."""
+        self.moments = self.moments[runs]
+        for side in self.sides.values():
+            side.capital = side.capital[runs]
 
 
 class Logs:

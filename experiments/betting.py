@@ -20,57 +20,27 @@ p_a/m, (1 − p_a)/(1 − m) with p_b = m + (1 − π)k, p_a = m − πk.
 
 import math
 from collections.abc import Sequence
-from functools import cache
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp
 
-from experiments import covariates
+from experiments import capital, covariates
+from experiments.capital import BETS, CAP, FUTILITY_BETS, LEAST_SCALE, Bets, mixed, prior, raised, unpack
 from experiments.covariates import Covariates, Fit
 from experiments.strata import Cells, Floats, Moments, Stratum, absorb, arms, contrast, group
 
-AIM = 0.03
-"""The effect that matters where neither a margin nor a least effect says so."""
-BETS = 12
-"""How many effects are bet on at once."""
-TAUS = (0.03, 0.12)
-"""Scales of the two normal laws, half each, that `estimate_debiased` takes effects to follow."""
-FUTILITY_BETS: Floats = np.array([0.8, 1.0, 1.3, 1.8])
-"""The bets against the least effect of interest, in units of it: close to 1, the best bet while there is no effect."""
-FUTILITY_WEIGHTS: Floats = np.array([0.3, 0.35, 0.25, 0.1])
-CAP = 0.9
-"""The most a bet may lose on one unit."""
 REACH = 0.5
 """Bets keep one size for all nulls up to here, and another beyond."""
-EFFECTS: Floats = np.concatenate(
-    [[0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.125, 0.15], np.linspace(0.2, 1, 17).round(2)]
+EFFECTS = (
+    *(0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.125, 0.15),
+    *np.linspace(0.2, 1, 17).round(2).tolist(),
 )
 """The null effects whose capital is carried, either sign; the margin joins them."""
 CENTRE_RANGE = (0.02, 0.98)
-LEAST_SCALE = 0.01
-_CHUNK = 64
 
 
-@cache
-def prior(aim: float) -> tuple[Floats, Floats]:
-    """The effects k_j bet on and their weights w_j, where effects from about `aim` on matter.
-
-    Log-uniform between two thirds of the aim and nine times it (0.27 at least), with soft ends. At the default aim this
-    keeps the expected sample size within 1.40 of the least that any open-ended test needs, for every effect from .02 to
-    .20; half-normal weights of scales .03 and .12 need 1.56 there. The aim is fixed before the first unit, so any is
-    valid. Both arrays are read-only.
-    """
-    widest = max(9 * AIM, 9 * aim)
-    effects: Floats = np.geomspace(aim / 6, 1.2 * widest, BETS)
-    weights: Floats = 1 / (1 + (aim / 1.5 / effects) ** 6 + (effects / widest) ** 6)
-    weights /= weights.sum()
-    effects.flags.writeable = weights.flags.writeable = False
-    return effects, weights
-
-
-class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
+class Betting(Bets, msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
     """The evidence of one comparison, in constant space; `begin` makes the first, `fold` the next.
 
     `margin` and `min_effect` are on the score's scale. `up` and `down` hold the log capital of the bets that the effect
@@ -78,6 +48,7 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
     With covariates there is a `fit`, and `strata` are about scores less the shift that it foretold.
     """
 
+    effects = EFFECTS
     margin: float
     min_effect: float | None
     strata: tuple[Stratum, ...] = ()
@@ -85,17 +56,6 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
     down: bytes
     futile: bytes | None
     fit: Fit | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.margin <= 1:
-            raise ValueError(f"margin: {self.margin!r} is not between 0 and 1 on the score's scale")
-        if self.min_effect is not None and not 0 < self.min_effect <= 1:
-            raise ValueError(f"min_effect: {self.min_effect!r} is not above 0 and at most 1 on the score's scale")
-
-    @property
-    def aim(self) -> float:
-        """The effect, from the null on, that is worth finding: the margin where there is one, else the least effect."""
-        return self.margin or self.min_effect or AIM
 
     def fold(self, w: ArrayLike, y: ArrayLike, pi: ArrayLike, known: Sequence[Covariates] = ()) -> "Betting":
         """The evidence after one closed block; the order of its rows makes no difference, bit for bit.
@@ -107,44 +67,25 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
         block = group(w, y, pi, None if self.fit is None else self.fit.shift(known))
         if any(cells.y.min() < 0 or cells.y.max() > 1 for cells in block):
             raise ValueError("y must lie in [0, 1]")
-        nulls, (bets, _) = _nulls(self.margin), prior(self.aim)
-        up, down = _unpack(self.up, BETS), _unpack(self.down, BETS)
-        futile = None if self.futile is None else _unpack(self.futile, len(FUTILITY_BETS))
+        nulls, (bets, _) = self.nulls, prior(self.aim)
+        up, down, futile = self.up, self.down, self.futile
         for cells in block:
             middle, scale = forecast(self.strata, cells.pi)
             centre = middle if cells.shift is None else np.clip(middle + cells.shift, *CENTRE_RANGE)
-            up = up + log_growth(cells, centre, scale, nulls, bets)
+            up = raised(up, log_growth(cells, centre, scale, nulls, bets))
             mirrored = Cells(pi=cells.pi, w=cells.w, y=1 - cells.y, count=cells.count)
-            down = down + log_growth(mirrored, 1 - centre, scale, -nulls, bets)
+            down = raised(down, log_growth(mirrored, 1 - centre, scale, -nulls, bets))
             if futile is not None and self.min_effect is not None:
-                least = np.array([-self.min_effect])
-                futile = futile + log_growth(mirrored, 1 - centre, scale, least, self.min_effect * FUTILITY_BETS)
+                least, at_least = np.array([-self.min_effect]), self.min_effect * FUTILITY_BETS
+                futile = raised(futile, log_growth(mirrored, 1 - centre, scale, least, at_least))
         return msgspec.structs.replace(
             self,
             strata=absorb(self.strata, [_unshifted(cells) for cells in block]),
-            up=_pack(up),
-            down=_pack(down),
-            futile=None if futile is None else _pack(futile),
+            up=up,
+            down=down,
+            futile=futile,
             fit=None if self.fit is None else self.fit.absorb(known, np.asarray(y, dtype=np.float64)),
         )
-
-    def log_e_better(self) -> float:
-        """Log evidence against "the effect is at most -margin"."""
-        return self._at_null(self.up)
-
-    def log_e_harm(self) -> float:
-        """Log evidence against "the effect is at least -margin"."""
-        return self._at_null(self.down)
-
-    def log_e_futile(self) -> float | None:
-        """Log evidence against "the effect is at least min_effect"; None without a min_effect."""
-        if self.futile is None:
-            return None
-        return float(_mixed(_unpack(self.futile, len(FUTILITY_BETS)), FUTILITY_WEIGHTS)[0])
-
-    def _at_null(self, packed: bytes) -> float:
-        _, weights = prior(self.aim)
-        return float(_mixed(_unpack(packed, BETS)[_nulls(self.margin) == -self.margin], weights)[0])
 
     def means(self) -> tuple[Moments, Moments]:
         """The moments of control and challenger, over all splits."""
@@ -156,21 +97,12 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
         return None if found is None else found.difference
 
     def estimate_debiased(self) -> float | None:
-        """The mean of the effects, weighted by the capital that a bet on each would hold; None while an arm is empty.
-
-        To second order a bet on δ holds exp((δd − δ²/2)/V), where d is the estimate and V = s²/D its variance.
-        Weighting by a prior ½N(0, τ₁²) + ½N(0, τ₂²) of effects gives a posterior mean in closed form. It takes back
-        the better part of what stopping at a high moment adds to d (the winner's curse).
-        """
+        """The same, with the better part of the winner's curse taken back; None while an arm is empty."""
         found = contrast(self.strata)
         if found is None:
             return None
-        variance = max(LEAST_SCALE, found.scatter / found.weight) / found.weight
-        spreads = [variance + tau**2 for tau in TAUS]
-        logs = np.array([-0.5 * math.log(spread) - 0.5 * found.difference**2 / spread for spread in spreads])
-        weights = np.exp(logs - logsumexp(logs))
-        shrunk = [found.difference * tau**2 / spread for tau, spread in zip(TAUS, spreads, strict=True)]
-        return float(weights @ shrunk)
+        variance = max(LEAST_SCALE, found.scatter / found.weight) / found.weight  # V = s²/D
+        return capital.debiased(found.difference, variance)
 
     def interval(self, alpha: float) -> tuple[float, float]:
         """Two-sided 1 − `alpha` confidence sequence for the effect, inverting the same bets at `alpha`/2 a side.
@@ -178,10 +110,10 @@ class Betting(msgspec.Struct, frozen=True, kw_only=True, tag="betting"):
         Where the effect moved so far that every constant one is refuted, the two ends change places: the effect was
         below the first and above the second at some time.
         """
-        nulls, (_, weights) = _nulls(self.margin), prior(self.aim)
+        nulls, (_, weights) = self.nulls, prior(self.aim)
         level = math.log(2 / alpha)
-        lower = _last_refuted(nulls, _unpack(self.up, BETS), weights, level)
-        upper = -_last_refuted(-nulls[::-1], _unpack(self.down, BETS)[::-1], weights, level)
+        lower = _last_refuted(nulls, unpack(self.up, BETS), weights, level)
+        upper = -_last_refuted(-nulls[::-1], unpack(self.down, BETS)[::-1], weights, level)
         return min(lower, upper), max(lower, upper)
 
 
@@ -190,8 +122,8 @@ def begin(*, margin: float = 0.0, min_effect: float | None = None, names: Sequen
 
     `names` are the covariates that centres are to depend on.
     """
-    blank = _pack(np.zeros((len(_nulls(margin)), BETS)))
-    futile = None if min_effect is None else _pack(np.zeros((1, len(FUTILITY_BETS))))
+    blank = capital.untouched(len(capital.nulls(EFFECTS, margin)))
+    futile = None if min_effect is None else capital.untouched(1, len(FUTILITY_BETS))
     fit = covariates.begin(names) if names else None
     return Betting(margin=margin, min_effect=min_effect, up=blank, down=blank, futile=futile, fit=fit)
 
@@ -225,11 +157,7 @@ def log_growth(cells: Cells, centre: float | Floats, scale: float, nulls: Floats
     reach = np.where(nulls <= REACH, REACH, 1.0)[:, None]
     stakes = np.minimum(bets / scale, CAP / (worst + coin * reach))
     x = ((cells.w - cells.pi) * (cells.y - centre))[:, None] - coin * nulls
-    growth = np.zeros(stakes.shape)
-    for start in range(0, len(x), _CHUNK):  # in pieces that stay in the processor's cache
-        here = slice(start, start + _CHUNK)
-        growth += (cells.count[here, None, None] * np.log1p(x[here, :, None] * stakes)).sum(axis=0)
-    return growth
+    return capital.growth(x, cells.count, stakes)
 
 
 def _unshifted(cells: Cells) -> Cells:
@@ -237,14 +165,14 @@ def _unshifted(cells: Cells) -> Cells:
     return cells if cells.shift is None else Cells(cells.pi, cells.w, cells.y - cells.shift, cells.count)
 
 
-def _last_refuted(nulls: Floats, capital: Floats, weights: Floats, level: float) -> float:
+def _last_refuted(nulls: Floats, held: Floats, weights: Floats, level: float) -> float:
     """A null effect that evidence of at least `level` refutes, with all below it; close to the greatest such.
 
     Among nulls under the same bets, evidence falls as the null rises, and the log capital of each bet is a concave
     function of the null (a sum of logs of affine functions). So the chord between two nulls understates it: where the
     mixture of chords crosses the level, the true one is still above. Rounding goes outward.
     """
-    refuted = _mixed(capital, weights) >= level
+    refuted = mixed(held, weights) >= level
     if not refuted[0]:
         return -1.0
     last = len(nulls) - 1 if refuted.all() else int(np.argmin(refuted)) - 1
@@ -253,26 +181,6 @@ def _last_refuted(nulls: Floats, capital: Floats, weights: Floats, level: float)
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        chord = (1 - middle) * capital[last] + middle * capital[last + 1]
-        low, high = (middle, high) if _mixed(chord, weights) >= level else (low, middle)
+        chord = (1 - middle) * held[last] + middle * held[last + 1]
+        low, high = (middle, high) if mixed(chord, weights) >= level else (low, middle)
     return float((1 - low) * nulls[last] + low * nulls[last + 1])
-
-
-def _nulls(margin: float) -> Floats:
-    """The null effects in rising order, symmetric about 0, the margin among them."""
-    return np.unique(np.concatenate([EFFECTS, -EFFECTS, [margin, -margin]])) + 0.0
-
-
-def _mixed(capital: Floats, weights: Floats) -> Floats:
-    """Log of the weighted capital along the last axis; exactly 0 for a capital of ones."""
-    top = capital.max(axis=-1, keepdims=True)
-    mixed: Floats = top[..., 0] + np.log((np.exp(capital - top) * weights).sum(axis=-1) / weights.sum())
-    return mixed
-
-
-def _pack(capital: Floats) -> bytes:
-    return capital.astype("<f8").tobytes()
-
-
-def _unpack(packed: bytes, bets: int) -> Floats:
-    return np.frombuffer(packed, "<f8").astype(np.float64).reshape(-1, bets)

@@ -48,8 +48,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     `propensity` is the probability with which the unit was assigned. `experiment_id` is None for predictions that count
     in no test. `created_at` is the moment of assignment, `answered_at` the end of the work; `latency` and `cost` sum
     over everything done for the prediction, `assigned_cost` and `assigned_tokens` (in and out) over the assigned
-    variant's own calls. `covariates` are the values in its metadata that the experiment asked for: a copy, since content
-    may be deleted and evidence may not.
+    variant's own calls. `covariates` are the values in its metadata that the experiment asked for: a copy, since
+    content may be deleted and evidence may not.
     """
 
     prediction_id: str
@@ -114,7 +114,7 @@ class Remark(msgspec.Struct, frozen=True, kw_only=True):
 class Exposure(msgspec.Struct, frozen=True):
     """One prediction of a unit as the tests see it. `outcomes` holds (metric, source, value, received_at).
 
-    `latency` and `cost` are those of the whole prediction, a fallback's included, `tokens` those of the variant assigned.
+    `latency` and `cost` are those of the whole prediction, a fallback's included; `tokens` the assigned variant's own.
     """
 
     prediction_id: str

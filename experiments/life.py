@@ -15,7 +15,19 @@ MAX_CHALLENGERS = 10
 _LONGEST_NAME = 64
 _BY_LABEL = ", ".join(sorted(LABELLED))
 _MEASURED = frozenset(
-    {"cost", "cost_usd", "error", "fallback", "latency", "latency_ms", "outcome", "output", "tokens", "usage", "variant"}
+    {
+        "cost",
+        "cost_usd",
+        "error",
+        "fallback",
+        "latency",
+        "latency_ms",
+        "outcome",
+        "output",
+        "tokens",
+        "usage",
+        "variant",
+    }
 )
 """What is known about a prediction only once its variant was assigned, by its names in facts and answers."""
 

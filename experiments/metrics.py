@@ -33,7 +33,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     `field` is the output field a label is compared on. `range` holds the least and greatest value of a `score`.
     `margin` is how much worse a challenger may be on a guardrail: in the metric's own unit for bounded kinds, a ratio
-    (`10%`) for latency, cost, tokens and positive. `expected` says what a missing outcome means (see the concepts page).
+    (`10%`) for the others. `expected` says what a missing outcome means (see the concepts page).
     `limit` (`2s`, `0.01` dollars) makes of latency or cost the share of predictions beyond it, a service level: that is
     bounded, so the exact test applies and `margin` is in points.
     """
@@ -59,7 +59,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if self.range is not None and not -1e15 < self.range[0] < self.range[1] < 1e15:
             raise ValueError(f"range {list(self.range)} must rise from a finite least to a finite greatest value")
         if self.kind in IMPLICIT and self.direction == "higher":
-            raise ValueError(f"less {self.kind} is better: `direction: higher` is refused")
+            raise ValueError(f"lower is better for {self.kind}: `direction: higher` is refused")
         if self.margin is not None and fraction(self.margin) <= 0:
             raise ValueError("margin must be above 0")
         if self.bounded and self.allowance > self.bounds[1] - self.bounds[0]:
@@ -142,8 +142,8 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if self.kind == "exact_match":
             return float(label == output)
         if self.kind == "normalized_match":
-            return float(_words(label) == _words(output))
-        return token_f1(_words(label), _words(output))
+            return float(words(label) == words(output))
+        return token_f1(words(label), words(output))
 
 
 def scored_by_label(metrics: Mapping[str, Metric], label: Mapping[str, Any]) -> list[str]:
@@ -163,7 +163,7 @@ def token_f1(expected: list[str], given: list[str]) -> float:
     return 2 * shared / (len(expected) + len(given))
 
 
-def _words(text: Any) -> list[str]:
+def words(text: Any) -> list[str]:
     """Lower-cased words without punctuation, English articles or differences of Unicode form."""
     folded = unicodedata.normalize("NFKC", text if isinstance(text, str) else str(text)).casefold()
     return [word for word in re.findall(r"\w+", folded) if word not in {"a", "an", "the"}]

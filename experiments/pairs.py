@@ -17,23 +17,22 @@ with predictable bets λ_i, here k_j/s² cut to what cannot ruin), for the mean 
 """
 
 import math
-from functools import cache
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp
 
-from experiments.betting import AIM, BETS, CAP, FUTILITY_BETS, FUTILITY_WEIGHTS, LEAST_SCALE, TAUS, prior
-from experiments.strata import Floats, Moments
+from experiments import capital
+from experiments.capital import BETS, CAP, FUTILITY_BETS, LEAST_SCALE, Bets, mixed, prior, raised, unpack
+from experiments.strata import Floats, Moments, moments
 
 IMAGINED = 10
 """So many pairs with D² = 1/4 are taken to have come before the first, lest a run of agreement make the bets rash."""
-_FINE = np.arange(0, 0.2, 0.005)
-_COARSE = np.concatenate([np.arange(0.2, 0.5, 0.02), np.arange(0.5, 0.96, 0.05)])
+EFFECTS = tuple(np.r_[0:0.2:0.005, 0.2:0.5:0.02, 0.5:0.96:0.05].round(3).tolist())
+"""The null effects whose capital is carried, either sign; the margin joins them."""
 
 
-class Pairs(msgspec.Struct, frozen=True, kw_only=True, tag="pairs"):
+class Pairs(Bets, msgspec.Struct, frozen=True, kw_only=True, tag="pairs"):
     """The evidence of one comparison by pairs, in constant space; `begin` makes the first, `fold` the next.
 
     `margin` and `min_effect` are on the score's scale. `difference` holds the moments of D. `up` and `down` hold the
@@ -41,6 +40,7 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True, tag="pairs"):
     column per bet. `futile` has one row.
     """
 
+    effects = EFFECTS
     margin: float
     min_effect: float | None
     control: Moments = Moments()
@@ -49,17 +49,6 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True, tag="pairs"):
     up: bytes
     down: bytes
     futile: bytes | None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.margin <= 1:
-            raise ValueError(f"margin: {self.margin!r} is not between 0 and 1 on the score's scale")
-        if self.min_effect is not None and not 0 < self.min_effect <= 1:
-            raise ValueError(f"min_effect: {self.min_effect!r} is not above 0 and at most 1 on the score's scale")
-
-    @property
-    def aim(self) -> float:
-        """The effect, from the null on, that is worth finding: the margin where there is one, else the least effect."""
-        return self.margin or self.min_effect or AIM
 
     def fold(self, control: ArrayLike, challenger: ArrayLike) -> "Pairs":
         """The evidence after one closed block of pairs; their order makes no difference, bit for bit.
@@ -72,35 +61,20 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True, tag="pairs"):
             raise ValueError("scores must lie in [0, 1]")
         rows, count = np.unique(rows + 0.0, axis=0, return_counts=True)  # adding 0.0 makes -0.0 and 0.0 one row
         d, scale = rows[:, 1] - rows[:, 0], forecast(self.difference)
-        (bets, _), nulls = prior(self.aim), _nulls(self.margin)
+        nulls, (bets, _) = self.nulls, prior(self.aim)
         futile = self.futile
         if futile is not None and self.min_effect is not None:
             least = np.array([-self.min_effect])
-            futile = _raised(futile, log_growth(-d, count, scale, least, self.min_effect * FUTILITY_BETS))
+            futile = raised(futile, log_growth(-d, count, scale, least, self.min_effect * FUTILITY_BETS))
         return msgspec.structs.replace(
             self,
-            control=self.control + _moments(rows[:, 0], count),
-            challenger=self.challenger + _moments(rows[:, 1], count),
-            difference=self.difference + _moments(d, count),
-            up=_raised(self.up, log_growth(d, count, scale, nulls, bets)),
-            down=_raised(self.down, log_growth(-d, count, scale, -nulls, bets)),
+            control=self.control + moments(rows[:, 0], count),
+            challenger=self.challenger + moments(rows[:, 1], count),
+            difference=self.difference + moments(d, count),
+            up=raised(self.up, log_growth(d, count, scale, nulls, bets)),
+            down=raised(self.down, log_growth(-d, count, scale, -nulls, bets)),
             futile=futile,
         )
-
-    def log_e_better(self) -> float:
-        """Log evidence against "the effect is at most -margin"."""
-        return self._at_null(self.up)
-
-    def log_e_harm(self) -> float:
-        """Log evidence against "the effect is at least -margin"."""
-        return self._at_null(self.down)
-
-    def log_e_futile(self) -> float | None:
-        """Log evidence against "the effect is at least min_effect"; None without a min_effect."""
-        return None if self.futile is None else float(_mixed(self.futile, FUTILITY_WEIGHTS)[0])
-
-    def _at_null(self, packed: bytes) -> float:
-        return float(_mixed(packed, prior(self.aim)[1])[_nulls(self.margin) == -self.margin][0])
 
     def means(self) -> tuple[Moments, Moments]:
         """The plain moments of control and challenger."""
@@ -111,18 +85,12 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True, tag="pairs"):
         return self.difference.mean
 
     def estimate_debiased(self) -> float | None:
-        """The same, with the better part of the winner's curse taken back; None without a pair.
-
-        A posterior mean under a prior ½N(0, τ₁²) + ½N(0, τ₂²) of effects: see `betting.Betting.estimate_debiased`.
-        """
+        """The same, with the better part of the winner's curse taken back; None without a pair."""
         n, mean = self.difference.n, self.difference.mean
         if mean is None:
             return None
         variance = max(LEAST_SCALE, self.difference.scatter(mean) / n) / n
-        priors = np.square(TAUS)
-        logs = -0.5 * np.log(variance + priors) - 0.5 * mean**2 / (variance + priors)
-        weights = np.exp(logs - logsumexp(logs))
-        return float(weights @ (mean * priors / (variance + priors)))
+        return capital.debiased(mean, variance)
 
     def interval(self, alpha: float) -> tuple[float, float]:
         """Two-sided 1 − `alpha` confidence sequence for the effect, inverting the same bets at `alpha`/2 a side.
@@ -130,17 +98,17 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True, tag="pairs"):
         An end is the last null refuted: the nulls are .005 apart up to .2, and beyond it .02, and .05 from .5 on. Where
         the effect moved so far that every constant one is refuted, the two ends change places.
         """
-        nulls, (_, weights) = _nulls(self.margin), prior(self.aim)
+        nulls, (_, weights) = self.nulls, prior(self.aim)
         level = math.log(2 / alpha)
-        lower = nulls[_mixed(self.up, weights) >= level].max(initial=-1.0)
-        upper = nulls[_mixed(self.down, weights) >= level].min(initial=1.0)
+        lower = nulls[mixed(unpack(self.up, BETS), weights) >= level].max(initial=-1.0)
+        upper = nulls[mixed(unpack(self.down, BETS), weights) >= level].min(initial=1.0)
         return float(min(lower, upper)), float(max(lower, upper))
 
 
 def begin(*, margin: float = 0.0, min_effect: float | None = None) -> Pairs:
     """No evidence yet. `margin` and `min_effect` on the score's scale, [0, 1]. Raises: ValueError outside it."""
-    blank = bytes(8 * len(_nulls(margin)) * BETS)
-    futile = None if min_effect is None else bytes(8 * len(FUTILITY_BETS))
+    blank = capital.untouched(len(capital.nulls(EFFECTS, margin)))
+    futile = None if min_effect is None else capital.untouched(1, len(FUTILITY_BETS))
     return Pairs(margin=margin, min_effect=min_effect, up=blank, down=blank, futile=futile)
 
 
@@ -156,43 +124,4 @@ def log_growth(d: Floats, count: ArrayLike, scale: float, nulls: Floats, bets: F
     or not: both (d − Δ₀) and (d − Δ₀)/(1 + Δ₀) do.
     """
     stakes = np.minimum(bets / scale, CAP / np.maximum(LEAST_SCALE, 1 + nulls)[:, None])
-    x = d[:, None] - nulls
-    growth: Floats = np.tensordot(np.asarray(count, dtype=np.float64), np.log1p(x[:, :, None] * stakes), axes=1)
-    return growth
-
-
-@cache
-def _nulls(margin: float) -> Floats:
-    """The null effects in rising order, symmetric about 0, the margin among them; read-only."""
-    grid = np.concatenate([_FINE, _COARSE]).round(3)
-    nulls: Floats = np.unique(np.concatenate([grid, -grid, [margin, -margin]])) + 0.0
-    nulls.flags.writeable = False
-    return nulls
-
-
-def _mixed(packed: bytes, weights: Floats) -> Floats:
-    """Log of the weighted capital of each null; exactly 0 for a capital of ones."""
-    logs = np.log(weights)
-    mixed: Floats = logsumexp(_unpack(packed, len(weights)) + logs, axis=1) - logsumexp(logs)
-    return mixed
-
-
-def _raised(packed: bytes, growth: Floats) -> bytes:
-    return (_unpack(packed, growth.shape[1]) + growth).astype("<f8").tobytes()
-
-
-def _unpack(packed: bytes, bets: int) -> Floats:
-    return np.frombuffer(packed, "<f8").astype(np.float64).reshape(-1, bets)
-
-
-def _moments(values: Floats, count: ArrayLike) -> Moments:
-    if not len(values):
-        return Moments()
-    n = np.asarray(count)
-    return Moments(
-        int(n.sum()),
-        math.fsum(n * values),
-        math.fsum(n * values * values),
-        float(values.min()),
-        float(values.max()),
-    )
+    return capital.growth(d[:, None] - nulls, np.asarray(count, dtype=np.float64), stakes)

@@ -107,10 +107,27 @@ def absorb(strata: Sequence[Stratum], block: Sequence[Cells]) -> tuple[Stratum, 
     known = {stratum.pi: stratum for stratum in strata}
     for cells in block:
         old = known.get(cells.pi, Stratum(cells.pi, Moments(), Moments()))
-        known[cells.pi] = Stratum(
-            cells.pi, old.control + _moments(cells, arm=0), old.challenger + _moments(cells, arm=1)
-        )
+        known[cells.pi] = Stratum(cells.pi, old.control + _of_arm(cells, 0), old.challenger + _of_arm(cells, 1))
     return tuple(known[pi] for pi in sorted(known))
+
+
+def _of_arm(cells: Cells, arm: int) -> Moments:
+    here = cells.w == arm
+    return moments(cells.y[here], cells.count[here])
+
+
+def moments(values: Floats, count: ArrayLike) -> Moments:
+    """The moments of values, each as often as `count` says; their order makes no difference."""
+    if not values.size:
+        return Moments()
+    n = np.asarray(count)
+    return Moments(
+        int(n.sum()),
+        math.fsum(n * values),
+        math.fsum(n * values * values),
+        float(values.min()),
+        float(values.max()),
+    )
 
 
 def arms(strata: Sequence[Stratum]) -> tuple[Moments, Moments]:
@@ -151,11 +168,3 @@ def _stratum_contrast(stratum: Stratum) -> Contrast:
         scatter=scatter,
         leverage=max(parts[0][1], parts[1][1]) / scatter if scatter > 0 else 0.0,
     )
-
-
-def _moments(cells: Cells, arm: int) -> Moments:
-    here = cells.w == arm
-    y, count = cells.y[here], cells.count[here]
-    if not y.size:
-        return Moments()
-    return Moments(int(count.sum()), math.fsum(count * y), math.fsum(count * y * y), float(y.min()), float(y.max()))

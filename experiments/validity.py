@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from scipy.special import logsumexp
 
+from experiments.capital import pack, unpack, untouched
 from experiments.strata import Floats
 
 TILTS: Floats = np.linspace(-0.5, 0.5, 41)
@@ -37,7 +38,7 @@ class Balance(msgspec.Struct, frozen=True):
 
     def fold(self, counts: Mapping[str, int], split: Mapping[str, float]) -> "Balance":
         """The evidence after `counts` units per arm that entered under `split`; what a mapping leaves out is 0."""
-        capital = _capital(self)
+        capital = unpack(self.capital, len(TILTS))
         control, *challengers = self.arms
         for pair, challenger in enumerate(challengers):
             shares = split.get(challenger, 0.0), split.get(control, 0.0)
@@ -47,12 +48,12 @@ class Balance(msgspec.Struct, frozen=True):
                 both = theirs + counts.get(control, 0)
                 capital[pair] += theirs * TILTS - both * np.log1p(p * np.expm1(TILTS))
         totals = tuple(n + counts.get(arm, 0) for arm, n in zip(self.arms, self.counts, strict=True))
-        return Balance(self.arms, totals, capital.astype("<f8").tobytes())
+        return Balance(self.arms, totals, pack(capital))
 
     def log_e(self) -> float:
         """Log evidence that the arms' units are out of proportion; 0 without any."""
         pairs = len(self.arms) - 1
-        return float(logsumexp(_capital(self) + LOG_WEIGHTS) - logsumexp(LOG_WEIGHTS) - np.log(pairs))
+        return float(logsumexp(unpack(self.capital, len(TILTS)) + LOG_WEIGHTS) - logsumexp(LOG_WEIGHTS) - np.log(pairs))
 
     def totals(self) -> dict[str, int]:
         """Units counted, by arm."""
@@ -63,9 +64,4 @@ def begin(arms: Sequence[str]) -> Balance:
     """No evidence yet; control first. Raises: ValueError for fewer than two arms."""
     if len(arms) < 2 or len(set(arms)) != len(arms):
         raise ValueError("arms: needs a control and at least one challenger, each once")
-    capital = np.zeros((len(arms) - 1, len(TILTS)), "<f8")
-    return Balance(tuple(arms), (0,) * len(arms), capital.tobytes())
-
-
-def _capital(state: Balance) -> Floats:
-    return np.frombuffer(state.capital, "<f8").astype(np.float64).reshape(len(state.arms) - 1, len(TILTS))
+    return Balance(tuple(arms), (0,) * len(arms), untouched(len(arms) - 1, len(TILTS)))

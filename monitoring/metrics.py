@@ -1,31 +1,21 @@
-"""What Prometheus sees: every family, its labels, and which series are alive.
+"""What one process tells Prometheus: counters and histograms set where things happen, and how the process itself is.
 
-One `Metrics` per process, with a registry of its own. Labels are few and never an id: `variant` is the assigned one, by
-name while it is on traffic. The series of others are removed (`routed`), and what is still counted for them, pinned
-predictions or late outcomes, goes to `OFF_TRAFFIC`: so sums stay whole, and the number of series follows the number of
-live arms and not the number of variants ever made.
+One `Metrics` per process. What is read from the database and true of the whole installation is in `monitoring.domain`,
+and shown by the leader alone.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.metrics import MetricWrapperBase
-from prometheus_client.samples import Sample
+import msgspec
+from prometheus_client import generate_latest
+from prometheus_client.exposition import choose_encoder
 
-from experiments.experiment import By, Experiment, Verdict
-from experiments.facts import Prediction
-from experiments.folding import Evidence
+from experiments.experiment import By, Verdict
+from experiments.facts import Prediction, Status, shadowed_id
 from experiments.quantities import DOLLAR, SECOND
-from experiments.report import series_points
-
-# A `_created` series beside every counter would double their number and tell nothing.
-disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it unannotated
-
-OFF_TRAFFIC = "(off traffic)"
-"""The label of all variants that no routing in force leads to; no variant can be called so."""
-
-F = TypeVar("F", bound=MetricWrapperBase)
+from monitoring.domain import Domain
+from monitoring.families import Families, Family
 
 _DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _OVERHEADS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -33,54 +23,66 @@ _COMMITS = (0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2
 _DELAYS = (1.0, 10.0, 60.0, 600.0, 3600.0, 6 * 3600.0, 86_400.0, 3 * 86_400.0, 7 * 86_400.0, 30 * 86_400.0)
 
 
+class Exposition(msgspec.Struct, frozen=True):
+    """Everything there is to scrape, in the format `media_type`."""
+
+    body: bytes
+    media_type: str
+
+
 class Metrics:
-    """Every family of one process. Gauges about experiments are set by the decision tick, the rest where it happens."""
+    """Every family of one process; `domain` holds what is shown while it leads."""
 
     def __init__(self, *, version: str = "") -> None:
-        self.registry = CollectorRegistry()
-        self._by_variant: list[MetricWrapperBase] = []
-        self._live: dict[str, frozenset[str]] = {}
-        self.predictions = self._counter("predictions", "Predictions answered or failed.", "program variant status")
-        self.prediction_duration = self._histogram(
+        self._families = families = Families()
+        self.domain = Domain(families)
+        self.predictions = families.counter("predictions", "Predictions answered or failed.", "program variant status")
+        self.prediction_duration = families.histogram(
             "prediction_duration_seconds", "Time to answer, the language model included.", "program variant", _DURATIONS
         )
-        self.overhead = self._histogram(
+        self.overhead = families.histogram(
             "overhead_seconds", "Time to answer, the language model left out.", "program", _OVERHEADS
         )
-        self.llm_tokens = self._counter("llm_tokens", "Tokens of language model calls.", "program variant type")
-        self.llm_cost = self._counter("llm_cost_dollars", "Cost of language model calls.", "program variant")
-        self.outcomes = self._counter("outcomes", "Outcomes reported.", "program variant metric status")
-        self.outcome_delay = self._histogram(
+        self.llm_tokens = families.counter("llm_tokens", "Tokens of language model calls.", "program variant type")
+        self.llm_cost = families.counter("llm_cost_dollars", "Cost of language model calls.", "program variant")
+        self.outcomes = families.counter("outcomes", "Outcomes reported.", "program variant metric status")
+        self.outcome_delay = families.histogram(
             "outcome_delay_seconds", "From a prediction to its accepted outcome.", "program", _DELAYS
         )
-        self.split = self._gauge("split_ratio", "Share of traffic by the routing in force.", "program variant")
-        self.score = self._gauge("score_ratio", "Mean score of matured outcomes.", "program variant metric")
-        self.effect = self._gauge(
-            "experiment_effect_ratio", "Challenger against champion, with bounds.", "program variant metric bound"
+        self.split = families.gauge("split_ratio", "Share of traffic by the routing in force.", "program variant")
+        self.decisions = families.counter("decisions", "Decisions made.", "program verdict")
+        self.promotions = families.counter("promotions", "Promotions carried out.", "program by")
+        self.log_queue = families.gauge("log_queue_rows", "Rows waiting for their group's commit.")
+        self.log_commit = families.histogram("log_commit_seconds", "Time of one group commit.", "", _COMMITS)
+        self.scheduler_success = families.gauge(
+            "scheduler_last_success_timestamp_seconds", "When the job last finished.", "job", led=True
         )
-        self.evidence = self._gauge(
-            "experiment_log_evidence", "Natural log of the e-value on what must improve.", "program variant side"
+        self.leader = families.gauge("leader", "1 where this process decides.")
+        self.config_epoch = families.gauge(
+            "config_epoch", "Number of the configuration in force; equal on all replicas."
         )
-        self.progress = self._gauge("experiment_progress_ratio", "Units folded, of max_units.", "program")
-        self.srm = self._gauge("srm_log_evidence", "Natural log of the e-value against the split.", "program")
-        self.decisions = self._counter("decisions", "Decisions made.", "program verdict")
-        self.promotions = self._counter("promotions", "Promotions carried out.", "program by")
-        self.log_queue = self._gauge("log_queue_rows", "Rows waiting for their group's commit.")
-        self.log_commit = self._histogram("log_commit_seconds", "Time of one group commit.", "", _COMMITS)
-        self.scheduler_success = self._gauge(
-            "scheduler_last_success_timestamp_seconds", "When the job last finished.", "job"
+        self.config_good = families.gauge(
+            "config_last_reload_successful", "0 after a definitions file was refused, else 1."
         )
-        self.leader = self._gauge("leader", "1 where this process decides.")
-        self.config_epoch = self._gauge("config_epoch", "Number of the configuration in force; equal on all replicas.")
-        self.config_good = self._gauge("config_last_reload_successful", "0 after a definitions file was refused.")
         self.config_good.set(1)
-        self._gauge("build_info", "1; the version is the label.", "version").labels(version).set(1)
+        families.gauge("build_info", "1; the version is the label.", "version").labels(version).set(1)
 
-    def predicted(self, prediction: Prediction) -> None:
-        """Count one prediction that was recorded; `variant` is the assigned one, tokens and cost go to the caller's."""
-        program, variant = prediction.program, self.slot(prediction.program, prediction.assigned_variant)
-        self.predictions.labels(program, variant, prediction.status).inc()
-        self.prediction_duration.labels(program, variant).observe(prediction.latency / SECOND)
+    @property
+    def families(self) -> list[Family]:
+        """Every family, by name."""
+        return self._families.listed()
+
+    def predicted(self, prediction: Prediction, trace_id: str | None = None) -> None:
+        """Count one prediction that was recorded; `variant` is the assigned one, tokens and cost go to the caller's.
+
+        A shadow was served to nobody: only what its calls cost counts. `trace_id` becomes the duration's exemplar.
+        """
+        program = prediction.program
+        if shadowed_id(prediction.prediction_id) is None:
+            variant = self.slot(program, prediction.assigned_variant)
+            self.predictions.labels(program, variant, prediction.status).inc()
+            exemplar = {"trace_id": trace_id} if trace_id else None
+            self.prediction_duration.labels(program, variant).observe(prediction.latency / SECOND, exemplar)
         for call in prediction.calls:
             caller = self.slot(program, call.variant)
             self.llm_tokens.labels(program, caller, "input").inc(call.input_tokens)
@@ -92,75 +94,46 @@ class Metrics:
         """Note one group commit of the journal."""
         self.log_commit.observe(seconds)
 
-    def slot(self, program: str, variant: str) -> str:
-        """The label of a variant: its name while it is on traffic."""
-        return variant if variant in self._live.get(program, ()) else OFF_TRAFFIC
-
-    def routed(self, program: str, shares: Mapping[str, float]) -> None:
-        """Show the shares in force, 0 for an arm whose experiment is paused, and drop the series of other variants."""
-        self._live[program] = frozenset(shares)
-        self._keep(program, {*shares, OFF_TRAFFIC} if shares else set())
-        for variant, share in shares.items():
-            self.split.labels(program, variant).set(share)
-
-    def _keep(self, program: str, live: set[str]) -> None:
-        for family in self._by_variant:
-            shown = {(sample.labels["program"], sample.labels["variant"]) for sample in _samples(family)}
-            for owner, variant in shown:
-                if owner == program and variant not in live:
-                    family.remove_by_labels({"program": program, "variant": variant})
-
-    def weighed(self, experiment: Experiment, evidence: Evidence) -> None:
-        """Show where a live experiment stands."""
-        program = experiment.program
-        for point in series_points(experiment, evidence, at=0):
-            bounds = {"lower": point.lower, "estimate": point.estimate, "upper": point.upper}
-            for bound, effect in bounds.items():
-                if effect is not None:
-                    self.effect.labels(program, point.challenger, point.metric, bound).set(effect)
-            if point.metric == experiment.aim:
-                sides = {"better": point.log_e_better, "harm": point.log_e_harm, "futile": point.log_e_futile}
-                for side, log_e in sides.items():
-                    if log_e is not None:
-                        self.evidence.labels(program, point.challenger, side).set(log_e)
-        for arm, tally in evidence.tallies.items():
-            for metric, (n, total) in tally.sums.items():
-                if n and experiment.metrics[metric].bounded:
-                    self.score.labels(program, arm, metric).set(total / n)
-        self.progress.labels(program).set(evidence.matured(experiment.arms) / experiment.settings.max_units)
-        self.srm.labels(program).set(evidence.balance.log_e())
-
     def decided(self, program: str, verdict: Verdict, by: By) -> None:
-        """Count a decision, and a promotion if it is one; what was shown about the experiment goes."""
+        """Count a decision, and a promotion if it is one."""
         self.decisions.labels(program, verdict).inc()
         if verdict == "promote":
             self.promotions.labels(program, by).inc()
-        self.clear_experiment(program)
 
-    def clear_experiment(self, program: str) -> None:
-        """Drop what is shown about the program's experiment: there is none any more."""
-        for family in (self.effect, self.evidence, self.progress, self.srm):
-            family.remove_by_labels({"program": program})
+    def slot(self, program: str, variant: str) -> str:
+        """The label of a variant: its name while it is on traffic."""
+        return self._families.slot(program, variant)
+
+    def routed(self, program: str, shares: Mapping[str, float]) -> None:
+        """Show the shares in force, 0 for an arm whose experiment is paused, and drop the series of other variants.
+
+        No shares: the program is no more. What can be counted begins at 0, so that the first of anything is seen to
+        happen.
+        """
+        if not shares:
+            self._families.forget(program)
+            return
+        self._families.route(program, shares)
+        for variant, share in shares.items():
+            self.split.labels(program, variant).set(share)
+            for status in get_args(Status):
+                self.predictions.labels(program, variant, status)
+        for verdict in get_args(Verdict):
+            self.decisions.labels(program, verdict)
+        for by in get_args(By):
+            self.promotions.labels(program, by)
+
+    def led(self, mine: bool) -> None:
+        """Note whether this process leads. What a leader shows goes when it no longer does: another one shows it."""
+        self.leader.set(mine)
+        if not mine:
+            self._families.clear_led()
 
     def render(self) -> bytes:
-        """The text format that Prometheus scrapes."""
-        return generate_latest(self.registry)
+        """All series in Prometheus's text format."""
+        return generate_latest(self._families.registry)
 
-    def _counter(self, name: str, meaning: str, labels: str = "") -> Counter:
-        return self._listed(Counter(f"ratchet_{name}", meaning, labels.split(), registry=self.registry), labels)
-
-    def _gauge(self, name: str, meaning: str, labels: str = "") -> Gauge:
-        return self._listed(Gauge(f"ratchet_{name}", meaning, labels.split(), registry=self.registry), labels)
-
-    def _histogram(self, name: str, meaning: str, labels: str, buckets: tuple[float, ...]) -> Histogram:
-        family = Histogram(f"ratchet_{name}", meaning, labels.split(), registry=self.registry, buckets=buckets)
-        return self._listed(family, labels)
-
-    def _listed(self, family: F, labels: str) -> F:
-        if "variant" in labels.split():
-            self._by_variant.append(family)
-        return family
-
-
-def _samples(family: MetricWrapperBase) -> Iterator[Sample]:
-    return (sample for metric in family.collect() for sample in metric.samples)
+    def exposition(self, accept: str | None) -> Exposition:
+        """All series in the format that an Accept header asks for; exemplars are in OpenMetrics alone."""
+        encode, media_type = choose_encoder(accept or "")
+        return Exposition(encode(self._families.registry), media_type)

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from server.cli.client import Server
-from server.cli.output import Refused, as_json, count, interval, number, show, table
+from server.cli.output import Refused, as_json, count, number, show, table
+from server.pictures import interval
 from server.settings import from_env
 
 _REASON = click.option("--reason", "-m", required=True, metavar="TEXT", help="Why; kept in the record.")

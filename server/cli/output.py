@@ -77,26 +77,3 @@ def number(value: Any) -> str:
 def count(number: int, thing: str) -> str:
     """`1 decision`, `2 decisions`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def interval(lower: float | None, estimate: float | None, upper: float | None, reach: float, width: int = 41) -> Text:
-    """An interval on the scale from -`reach` to +`reach`, zero in the middle: `····├──●──┤│·····`.
-
-    Green when it lies above zero, red below; empty while there is none.
-    """
-    middle = width // 2
-    cells = ["·"] * width
-
-    def cell(value: float) -> int:
-        return middle + round(max(-1.0, min(1.0, value / reach)) * middle)
-
-    if lower is not None and upper is not None and reach > 0:
-        left, right = cell(lower), cell(upper)
-        cells[left : right + 1] = ["─"] * (right - left + 1)
-        cells[left], cells[right] = "├", "┤"
-    if estimate is not None and reach > 0:
-        cells[cell(estimate)] = "●"
-    if cells[middle] != "●":
-        cells[middle] = "│"
-    clear = lower is not None and upper is not None and (lower > 0 or upper < 0)
-    return Text("".join(cells), style=("green" if (lower or 0) > 0 else "red") if clear else "")

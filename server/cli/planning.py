@@ -20,6 +20,8 @@ from server.cli.output import as_json, number, show, table
 @click.option(
     "--baseline", "-b", multiple=True, metavar="METRIC=MEAN", help="The champion's mean; its own outcomes if left out."
 )
+@click.option("--agreement", type=float, metavar="SHARE", help="By pairs: how often both answers score alike.")
+@click.option("--explained", type=float, metavar="SHARE", help="What covariates explain of the goal's variance.")
 @click.option("--split", "-s", multiple=True, metavar="VARIANT=SHARE", help="Shares, champion included; no ramp then.")
 @click.option("--goal", metavar="METRIC", help="The metric to be better on; the program's own goal if left out.")
 @click.option("--guardrail", "guardrails", multiple=True, metavar="METRIC", help="A metric that must not get worse.")
@@ -67,7 +69,8 @@ def _print(console: Console, plan: dict[str, Any]) -> None:
         for found in plan["scenarios"]
     ]
     console.print(table(">true effect", ">units", ">days", *(f">{name}" for name in plan["chances"]), rows=rows))
-    said = ", ".join(f"{name} {number(mean)}" for name, mean in plan["baseline"].items())
+    known = {**plan["baseline"], **{name: plan[name] for name in ("agreement", "explained") if plan[name]}}
+    said = ", ".join(f"{name} {number(mean)}" for name, mean in known.items())
     told = f"assumed {said} · level {number(plan['level'])} · {plan['runs']} simulated experiments each"
     console.print(Text(told, "dim"))
 

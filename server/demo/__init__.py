@@ -1,4 +1,4 @@
-"""`ratchet demo`: the main job, watched. A real server in its own process, real traffic over HTTP, a real decision.
+"""`ratchet demo`: the whole loop, watched. A real server in its own process, real traffic over HTTP, real decisions.
 
 The language model is the simulated one unless `--lm local` asks for the small real one, and the screen says which.
 """
@@ -13,13 +13,13 @@ from rich.console import Console
 from experiments.errors import Invalid
 from server.demo.play import Play, Summary
 from server.demo.scenes import SCENES, Scene
-from server.demo.screen import Screen, farewell, quiet
+from server.demo.screen import Screen, farewell, instructions, quiet
 from server.demo.stage import Stage
 from server.settings import Settings
 
 
 def run(settings: Settings, *, lm: str, once: bool, as_json: bool) -> int:
-    """Play the scene of `lm` (sim or local) until its experiment has ended; 0 when the loop closed, 1 when it did not.
+    """Play the scene of `lm` (sim or local) until its loop has closed; 0 when it did, 1 when it did not.
 
     With `once` the demo ends there; otherwise the server stays up to be looked at, until Ctrl-C. Raises: Invalid when
     the data directory holds a demo already, or the extra that `lm` needs is missing.
@@ -45,6 +45,9 @@ async def _play(scene: Scene, data: Path, settings: Settings, screen: Screen, *,
             screen.act("Starting a server of its own.")
             await stage.open()
             summary = await Play(scene, stage, screen).perform()
+        if summary.promotion:
+            moved = [summary.promotion.from_variant, summary.promotion.to_variant]
+            instructions(screen.console, *[await stage.instructions(name) for name in moved])
         farewell(screen.console, scene, summary, stage, stay=stay)
         if stay:
             await stage.until_interrupted()

@@ -1,29 +1,52 @@
-"""The story the demo tells: serve, measure, put a better instruction on trial, let the server decide, measure again."""
+"""The story the demo tells: all is well, the world changes, and the server finds out, learns, tries and promotes.
+
+The demo makes the traffic and changes the world. Everything after that is the server's doing; the play looks on.
+"""
 
 import asyncio
-import random
+import contextlib
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
 
+from server.demo.application import Applications
 from server.demo.scenes import Scene
 from server.demo.screen import Screen
 from server.demo.stage import Stage
 
-PATIENCE = 600.0
-"""Seconds after which an experiment that has not ended is given up."""
-DELAY = (0.2, 1.5)
-"""Seconds after which an application knows what became of a prediction."""
+LOOK_EVERY = 0.3
+"""Seconds between looks at the server."""
+
+T = TypeVar("T")
 
 
 class Accuracy(msgspec.Struct, frozen=True):
-    """Share of right answers before the experiment, while it ran, and after it."""
+    """Share of right answers before the world changed, from then to the promotion, and after it."""
 
     before: float | None
     during: float | None
     after: float | None
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """What the drift detector said: when it was sure, and since when it thinks things changed."""
+
+    variant: str
+    alarm_at: str
+    change_point: str | None
+    score: float | None
+    baseline: float | None
+
+
+class Compiled(msgspec.Struct, frozen=True):
+    """The compile run that led to the trial, and what it was paid."""
+
+    compile_id: str
+    optimizer: str
+    spent_usd: str
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -41,29 +64,16 @@ class Promoted(msgspec.Struct, frozen=True, rename={"from_variant": "from", "to_
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened, as `ratchet demo --once --json` prints it. Nothing here drifts or compiles yet: those are null."""
+    """What happened, as `ratchet demo --once --json` prints it; what did not come about is null."""
 
     closed: bool
     lm: str
     accuracy: Accuracy
-    drift_alarm: None = None
-    compile: None = None
-    experiment: Trial
-    promotion: Promoted | None
+    drift_alarm: Alarm | None = None
+    compile: Compiled | None = None
+    experiment: Trial | None = None
+    promotion: Promoted | None = None
     seconds: float
-
-
-class Tally:
-    """Right answers among those told so far in one act of the play."""
-
-    def __init__(self) -> None:
-        self.right = 0
-        self.told = 0
-
-    @property
-    def accuracy(self) -> float | None:
-        """None before the first."""
-        return self.right / self.told if self.told else None
 
 
 class Play:
@@ -73,100 +83,114 @@ class Play:
         self._scene = scene
         self._stage = stage
         self._screen = screen
-        self._number = 0
-        self._tally = Tally()
-        self._reporting: set[asyncio.Task[None]] = set()
-        self._chance = random.Random(1)  # noqa: S311  # paces a show, guards nothing
+        self._program = f"/v1/programs/{scene.program}"
+        self._listening: dict[str, asyncio.Task[None]] = {}
+        self._trial = Trial("", None)
 
     async def perform(self) -> Summary:
-        """The whole play."""
-        began = time.monotonic()
-        traffic = [asyncio.create_task(self._application()) for _ in range(self._scene.clients)]
-        try:
-            before = await self._measure("Serving with the champion, as every application sees it.")
-            trial, during = await self._experiment()
-            after = await self._measure("Serving with the champion of now.")
-        finally:
-            for task in traffic:
-                task.cancel()
-            await asyncio.gather(*traffic, *self._reporting, return_exceptions=True)
-        program = await self._stage.get(f"/v1/programs/{self._scene.program}")
-        promoted = program["champion"] == self._scene.challenger
+        """The whole play; what did not happen within the scene's patience is left out of the summary."""
+        began, scene = time.monotonic(), self._scene
+        async with Applications(scene, self._stage, self._screen) as applications:
+            before = applications.counting()
+            await self._until(self._settled, "A server serves, and learns how good its champion is.")
+            applications.shifted = True
+            during = applications.counting()
+            alarm = await self._until(self._alarmed, scene.shift)
+            run = await self._until(self._compiled, "The server recompiles the program on what users reported since.")
+            trial = (
+                await self._until(self._tried, "What came of it is on trial. Nobody touches anything.") if run else None
+            )
+            after = applications.counting()
+            promoted = trial is not None and trial.verdict == "promote"
+            if promoted:
+                await self._until(lambda: self._measured(applications), "The champion of now serves.")
+        for task in self._listening.values():
+            task.cancel()
+        champion = (await self._stage.get(self._program))["champion"]
         return Summary(
             closed=promoted,
-            lm=self._scene.lm,
-            accuracy=Accuracy(before, during, after),
+            lm=scene.lm,
+            accuracy=Accuracy(before.accuracy, during.accuracy, after.accuracy if promoted else None),
+            drift_alarm=alarm,
+            compile=run,
             experiment=trial,
-            promotion=Promoted("base", program["champion"]) if promoted else None,
+            promotion=Promoted("base", champion) if promoted else None,
             seconds=round(time.monotonic() - began, 1),
         )
 
-    async def _measure(self, says: str) -> float | None:
-        """Let traffic flow until enough answers are judged."""
-        tally = self._tally = Tally()
+    async def _until(self, look: Callable[[], Awaitable[T | None]], says: str) -> T | None:
+        """What `look` finds once it has come about; None when that takes longer than the scene's patience."""
         self._screen.act(says)
-        while tally.told < self._scene.least:
-            self._screen.measured(tally.told, self._scene.least, tally.accuracy)
-            await asyncio.sleep(0.2)
-        self._screen.told(f"{tally.told} answers judged: {tally.accuracy:.1%} right")
-        return tally.accuracy
-
-    async def _experiment(self) -> tuple[Trial, float | None]:
-        """Upload the challenger, start the experiment, and watch it to its end."""
-        tally = self._tally = Tally()
-        name, program = self._scene.challenger, self._scene.program
-        body = {"name": name, "instructions": self._scene.instructions, "parent": "base"}
-        await self._stage.post(f"/v1/programs/{program}/variants", body)
-        drafted = await self._stage.post(
-            "/v1/experiments", {"program": program, "challengers": [name], **self._scene.trial}
-        )
-        identity = drafted["experiment_id"]
-        await self._stage.post(f"/v1/experiments/{identity}/start", {"reason": "the demo tries another instruction"})
-        self._screen.act(f"An experiment weighs {name!r} against the champion. The server decides; nobody touches it.")
-        verdict = await self._until_verdict(identity)
-        return Trial(identity, verdict), tally.accuracy
-
-    async def _until_verdict(self, identity: str) -> str | None:
-        until = time.monotonic() + PATIENCE
-        epoch = None
+        until = time.monotonic() + self._scene.patience
         while time.monotonic() < until:
-            report = await self._stage.get(f"/v1/experiments/{identity}/report")
-            if epoch not in (None, report["epoch"]) and report["state"] == "running":
-                shares = ", ".join(f"{arm['variant']} {arm['split']:.0%}" for arm in report["arms"])
-                self._screen.told(f"the split moves to {shares}")
-            epoch = report["epoch"]
-            self._screen.weighed(report)
-            if report["state"] == "concluded":
-                self._screen.told(f"verdict: {report['verdict']}. {report['reason']}")
-                return str(report["verdict"])
-            await asyncio.sleep(0.25)
+            if (found := await look()) is not None:
+                return found
+            await asyncio.sleep(LOOK_EVERY)
+        self._screen.told("this did not come about in time")
         return None
 
-    async def _application(self) -> None:
-        """One application: calls, waits, reports what became of it. A failing call is shown and tried again."""
-        pace = self._scene.clients / self._scene.per_second
-        while True:
-            began = time.monotonic()
-            try:
-                await self._call()
-            except httpx.HTTPError as error:
-                self._screen.told(f"a call failed: {error}")
-                await asyncio.sleep(1)
-            await asyncio.sleep(max(0.0, pace * self._chance.uniform(0.7, 1.3) - (time.monotonic() - began)))
+    async def _settled(self) -> bool | None:
+        signal = await self._score_signal()
+        if signal is None or signal["status"] == "warming" or signal["outcomes"] < self._scene.least:
+            return None
+        self._screen.told(f"the champion is right in {signal['baseline']:.1%} of {signal['outcomes']} judged answers")
+        return True
 
-    async def _call(self) -> None:
-        self._number += 1
-        case, label = self._scene.cases(self._number)
-        body = {"input": case, "unit": f"customer-{self._number}"}
-        answer = await self._stage.post(f"/v1/programs/{self._scene.program}/predict", body)
-        task = asyncio.create_task(self._report(answer, label, self._tally))
-        self._reporting.add(task)
-        task.add_done_callback(self._reporting.discard)
+    async def _alarmed(self) -> Alarm | None:
+        signal = await self._score_signal()
+        if signal is None or signal["status"] != "alarm":
+            return None
+        self._screen.told(f"DRIFT ALARM: lately right in {signal['score']:.1%}, before in {signal['baseline']:.1%}")
+        self._screen.told(f"it began at {_clock(signal['change_point'])}; only feedback from then on is learnt from")
+        return msgspec.convert(signal, Alarm)
 
-    async def _report(self, answer: dict[str, Any], label: dict[str, Any], tally: Tally) -> None:
-        """What became of it, a little later: the label a person or a process gave it."""
-        await asyncio.sleep(self._chance.uniform(*DELAY))
-        item = {"prediction_id": answer["prediction_id"], "label": label, "source": "human"}
-        await self._stage.post("/v1/outcomes", {"outcomes": [item]})
-        tally.told += 1
-        tally.right += answer["output"] == label
+    async def _score_signal(self) -> dict[str, Any] | None:
+        told = await self._stage.get(f"{self._program}/drift")
+        signal = next((signal for signal in told["signals"] if signal["signal"] == "score"), None)
+        if signal is not None:
+            self._screen.watched(signal)
+        return signal
+
+    async def _compiled(self) -> Compiled | None:
+        """The first run that led to a trial. Runs that did not are shown too, and the next one is waited for."""
+        runs = (await self._stage.get(f"/v1/compiles?program={self._scene.program}"))["items"]
+        if not runs:
+            return None
+        run = runs[0]
+        if run["compile_id"] not in self._listening:
+            self._listening[run["compile_id"]] = asyncio.create_task(self._listen(run["compile_id"]))
+        self._screen.compiling(run)
+        if run["experiment_id"] is None:
+            return None
+        self._screen.told(
+            f"the gate admits {run['variant']!r}: right in {run['candidate_score']:.1%} of {run['gate']['examples']} "
+            f"sealed examples, where the champion is in {run['baseline_score']:.1%}"
+        )
+        self._trial = Trial(run["experiment_id"], None)
+        return Compiled(run["compile_id"], run["optimizer"], run["spent_usd"])
+
+    async def _listen(self, run: str) -> None:
+        """Show what a run tells, as it tells it."""
+        with contextlib.suppress(httpx.HTTPError):  # what is not heard here is in the run's record
+            async for event in self._stage.events(f"/v1/compiles/{run}/events"):
+                self._screen.told(f"  {event['said']}")
+
+    async def _tried(self) -> Trial | None:
+        report = await self._stage.get(f"/v1/experiments/{self._trial.experiment_id}/report")
+        self._screen.weighed(report)
+        if report["state"] != "concluded":
+            return None
+        self._screen.told(f"verdict: {report['verdict']}. {report['reason']}")
+        return Trial(report["experiment_id"], report["verdict"])
+
+    async def _measured(self, applications: Applications) -> bool | None:
+        tally = applications.tally
+        self._screen.measured(tally.told, self._scene.least, tally.accuracy)
+        if tally.told < self._scene.least:
+            return None
+        self._screen.told(f"{tally.told} answers judged since: {tally.accuracy:.1%} right")
+        return True
+
+
+def _clock(at: str | None) -> str:
+    return f"{at[11:19]} UTC" if at else "an unknown moment"

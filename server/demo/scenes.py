@@ -1,6 +1,7 @@
-"""What the demo plays: a program, its cases with their true labels, and the challenger that is put on trial.
+"""What the demo plays: a program, its cases with their true labels, and how the world changes under it.
 
-Both scenes are the projects in `examples/`, read as they are.
+Both scenes are projects in `examples/`, read as they are; `demo.yaml` there is the same program in a hurry, with
+windows of seconds where production has days.
 """
 
 import importlib.util
@@ -15,15 +16,6 @@ from experiments.errors import Invalid
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-_BRIEF = {
-    "randomize": "request",
-    "block": "1s",
-    "outcome_window": "15s",
-    "min_units": 50,
-    "min_duration": "15s",
-    "max_duration": "30m",
-}
-
 Case = tuple[dict[str, Any], dict[str, Any]]
 """The input of a prediction and the label that is reported for it later."""
 
@@ -34,72 +26,69 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     lm: str
     program: str
-    folder: Path
-    challenger: str
-    instructions: str
-    trial: dict[str, Any]
-    """What the experiment is created with, over the example's own defaults: a show is shorter than a day's traffic."""
+    definitions: Path
+    """The definitions file that the server is started with."""
     cases: Callable[[int], Case]
+    shifted: Callable[[int], Case]
+    """The cases once the world has changed."""
+    shift: str
+    """What changes, in words for the audience."""
     clients: int
     per_second: float
     least: int
-    """Predictions before the experiment, and again after it, from which accuracy is told."""
-
-    @property
-    def definitions(self) -> Path:
-        """The definitions file that the server is started with."""
-        return self.folder / "ratchet.yaml"
+    """Answers judged before the world changes, and again after the promotion."""
+    patience: float
+    """Seconds after which something that has not come about is given up."""
 
 
 def _triage() -> Scene:
-    folder = EXAMPLES / "triage"
+    cases = _module("triage")
     return Scene(
-        title="Support tickets, sorted by a program whose instruction can be better",
+        title="Support tickets, sorted by a program that must learn new words",
         lm="sim/triage, a SIMULATED language model (everything else is real)",
         program="triage",
-        folder=folder,
-        challenger="careful",
-        instructions=_text(folder / "challenger.txt"),
-        trial={**_BRIEF, "ramp": [0.2, 0.5], "ramp_units": 40, "max_units": 6000},
-        cases=_module(folder / "cases.py").case,
+        definitions=_present(EXAMPLES / "triage" / "demo.yaml"),
+        cases=cases.case,
+        shifted=cases.shifted,
+        shift="The world changes: most customers now write about a new product, in words nobody has explained.",
         clients=24,
         per_second=60.0,
-        least=150,
+        least=900,
+        patience=240.0,
     )
 
 
 def _reviews() -> Scene:
-    folder = EXAMPLES / "reviews"
+    cases = _module("reviews")
     return Scene(
-        title="Real reviews, judged by a small real language model under two wordings of its instruction",
-        lm="local/smollm2 (SmolLM2-135M-Instruct), a REAL language model in the server's process",
+        title="Real reviews, judged by a small real language model; then they change domain",
+        lm="local/smollm2 (SmolLM2-135M-Instruct), a REAL language model in the server's process; "
+        "new wordings come from a pool of phrases (sim/phrases), not from a reflecting model",
         program="reviews",
-        folder=folder,
-        challenger="reworded",
-        instructions=_text(folder / "challenger.txt"),
-        trial={**_BRIEF, "split": {"base": 0.5, "reworded": 0.5}, "max_units": 3000},
-        cases=_module(folder / "cases.py").case,
+        definitions=_present(EXAMPLES / "reviews" / "demo.yaml"),
+        cases=cases.case,
+        shifted=cases.shifted,
+        shift="The world changes: the reviews now come from another place.",
         clients=2,
         per_second=30.0,
-        least=60,
+        least=150,
+        patience=1200.0,
     )
 
 
 SCENES: dict[str, Callable[[], Scene]] = {"sim": _triage, "local": _reviews}
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        raise Invalid(
-            f"the demo plays what is in {EXAMPLES}; {path.name} is not there, run it from a checkout"
-        ) from None
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise Invalid(f"the demo plays what is in {EXAMPLES}; {path.name} is not there, run it from a checkout")
+    return path
 
 
-def _module(path: Path) -> ModuleType:
+def _module(example: str) -> ModuleType:
     """The example's own code: it is not part of any package, so that it can be copied as it is."""
-    spec = importlib.util.spec_from_file_location(f"example_{path.parent.name}", path)
+    path = _present(EXAMPLES / example / "cases.py")
+    spec = importlib.util.spec_from_file_location(f"example_{example}", path)
     if spec is None or spec.loader is None:
         raise Invalid(f"{path} cannot be read")
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""What the demo shows: what happens, how far it is, and the interval closing in on a decision."""
+"""What the demo shows: how often answers are right over time, where the server is in its loop, and what it found."""
 
 import math
 import os
@@ -9,14 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.panel import Panel
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from server.demo.scenes import Scene
+from server.pictures import gauge, interval, line
 
 if TYPE_CHECKING:
     from server.demo.play import Summary
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _WIDTH = 60
 _SHOWN = 8
+_BUCKET = 2.0
+"""Seconds that one character of the line over time stands for, at first; they double when the line is full."""
 
 
 class Screen:
@@ -34,8 +37,9 @@ class Screen:
         self._scene = scene
         self._began = time.monotonic()
         self._act = "Starting a server ..."
-        self._figures: Group | Text = Text("")
+        self._figures: RenderableType = Text("")
         self._events: list[str] = []
+        self._judged = Judged()
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=5, transient=True)
 
     def __enter__(self) -> Self:
@@ -46,8 +50,8 @@ class Screen:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._scene is not None:
             self._live.stop()
-            for line in self._events:
-                self.console.print(line, highlight=False)
+            for event in self._events:
+                self.console.print(event, highlight=False, markup=False)
 
     def act(self, says: str) -> None:
         """A new act begins."""
@@ -57,15 +61,43 @@ class Screen:
 
     def told(self, event: str) -> None:
         """Something happened."""
-        line = f"{time.monotonic() - self._began:6.1f}s  {event}"
-        self._events.append(line)
+        said = f"{time.monotonic() - self._began:6.1f}s  {event}"
+        self._events.append(said)
         if self._scene is None:
-            self.console.print(line, highlight=False)
+            self.console.print(said, highlight=False, markup=False)
+
+    def judged(self, *, right: bool) -> None:
+        """One more answer was judged."""
+        self._judged.add(time.monotonic() - self._began, right=right)
 
     def measured(self, told: int, least: int, accuracy: float | None) -> None:
         """How accuracy looks so far."""
         shown = "no answer judged yet" if accuracy is None else f"{accuracy:.1%} right"
-        self._figures = Group(Text(f"{told} of {least} answers judged, {shown}"), ProgressBar(least, told, _WIDTH))
+        self._figures = Group(Text(f"{told} of {least} answers judged, {shown}"), gauge(told / least, _WIDTH))
+
+    def watched(self, signal: dict[str, Any] | None) -> None:
+        """What the drift detector makes of the goal's score."""
+        if signal is None:
+            return
+        evidence = signal["evidence_ratio"] or 0.0
+        scores = [f"{name} {signal[key]:.1%}" for name, key in _SCORES if signal[key] is not None]
+        self._figures = Group(
+            Text(f"drift detector: {signal['status']}, {signal['outcomes']} outcomes; {', '.join(scores)}"),
+            gauge(evidence, _WIDTH, style="red" if evidence > 0.7 else "cyan"),
+            Text(f"evidence of a fall, on its way to the alarm: {evidence:.0%}"),
+        )
+
+    def compiling(self, run: dict[str, Any]) -> None:
+        """How far the compile run is."""
+        progress = run["progress"]
+        calls, budget = progress["metric_calls"], progress["metric_calls_budget"] or 1
+        best = progress["best_score"]
+        said = [
+            f"{run['optimizer']} is {run['state']}: iteration {progress['iteration']}",
+            f"{calls} of {budget} metric calls",
+            f"best on its valset {'-' if best is None else f'{best:.1%}'}, spent ${run['spent_usd']}",
+        ]
+        self._figures = Group(Text(", ".join(said)), gauge(calls / budget, _WIDTH))
 
     def weighed(self, report: dict[str, Any]) -> None:
         """Where the experiment stands."""
@@ -74,14 +106,48 @@ class Screen:
     def _render(self) -> Panel:
         title = self._scene.title if self._scene else ""
         model = Text.assemble(("Language model: ", "dim"), (self._scene.lm if self._scene else "", "bold yellow"))
+        strip = Text.assemble(("right answers   ", "dim"), (self._judged.line(), "green"), f" {self._judged.lately}")
         events = Text("\n".join(self._events[-_SHOWN:]), style="dim")
-        body = Group(model, Text(), Text(self._act, style="bold"), Text(), self._figures, Text(), events)
-        return Panel(body, title=f"[bold]Ratchet demo[/] · {title}", padding=(1, 2))
+        body = Group(model, Text(), strip, Text(), Text(self._act, style="bold"), Text(), self._figures, Text(), events)
+        return Panel(body, title=f"[bold]Ratchet demo[/] · {escape(title)}", padding=(1, 2))
+
+
+class Judged:
+    """The share of right answers over time, in so many steps as fit a line."""
+
+    def __init__(self) -> None:
+        self._bucket = _BUCKET
+        self._counts: list[tuple[int, int]] = []
+
+    def add(self, at: float, *, right: bool) -> None:
+        """Count an answer judged `at` seconds after the beginning."""
+        place = int(at / self._bucket)
+        if place >= _WIDTH:
+            pairs = [self._counts[i : i + 2] for i in range(0, len(self._counts), 2)]
+            self._counts = [(sum(n for n, _ in pair), sum(r for _, r in pair)) for pair in pairs]
+            self._bucket *= 2
+            place = int(at / self._bucket)
+        self._counts += [(0, 0)] * (place + 1 - len(self._counts))
+        told, rights = self._counts[place]
+        self._counts[place] = (told + 1, rights + right)
+
+    def line(self) -> str:
+        """One character for each stretch of time, from none right to all."""
+        return line([rights / told if told else None for told, rights in self._counts])
+
+    @property
+    def lately(self) -> str:
+        """The share in the last two stretches."""
+        told = sum(n for n, _ in self._counts[-2:])
+        return f"{sum(r for _, r in self._counts[-2:]) / told:.0%}" if told else ""
 
 
 def quiet(console: Console) -> Screen:
     """A screen for anything that is not a terminal."""
     return Screen(console, None)
+
+
+_SCORES = (("lately right", "score"), ("before", "baseline"))
 
 
 def _arms(report: dict[str, Any]) -> Table:
@@ -98,7 +164,7 @@ def _arms(report: dict[str, Any]) -> Table:
     return table
 
 
-def _weights(report: dict[str, Any]) -> list[Text | ProgressBar]:
+def _weights(report: dict[str, Any]) -> list[Text]:
     """The interval, and the evidence on its way to the threshold."""
     goal = _goal(report)
     log_e = goal["log_e_better"] or 0.0
@@ -107,29 +173,17 @@ def _weights(report: dict[str, Any]) -> list[Text | ProgressBar]:
     evidence = f"evidence {math.exp(min(log_e, 50)):.3g} of {1 / level:.0f} needed" if level else ""
     return [
         Text("difference in the goal, with its confidence sequence (it holds however often one looks)"),
-        interval_bar(goal["interval"]["lower"], goal["estimate"], goal["interval"]["upper"], _WIDTH),
+        _interval(goal["interval"]["lower"], goal["estimate"], goal["interval"]["upper"]),
         Text(evidence),
-        ProgressBar(100, max(0.0, min(100.0, 100 * log_e / needed)), _WIDTH),
+        gauge(log_e / needed, _WIDTH),
     ]
 
 
-def interval_bar(lower: float | None, estimate: float | None, upper: float | None, width: int) -> Text:
-    """An interval on the line from -1 to 1 (zoomed in as it shrinks), with zero marked: `----(====o===)--|---`."""
+def _interval(lower: float | None, estimate: float | None, upper: float | None) -> Text:
+    """The interval, zoomed in as it shrinks, with its ends in points."""
     low, high = -1.0 if lower is None else lower, 1.0 if upper is None else upper
-    reach = min(1.0, 1.15 * max(abs(low), abs(high), 0.05))
-
-    def column(value: float) -> int:
-        return round((max(-reach, min(reach, value)) + reach) / (2 * reach) * (width - 1))
-
-    line = ["─"] * width
-    for place in range(column(low), column(high) + 1):
-        line[place] = "━"
-    line[column(0.0)] = "┃"
-    if estimate is not None:
-        line[column(estimate)] = "●"
-    style = "green" if low > 0 else "red" if high < 0 else "cyan"
-    ends = f"  {100 * low:+.1f} to {100 * high:+.1f} points"
-    return Text("".join(line), style=style).append(ends, style="default")
+    drawn = interval(low, estimate, high, min(1.0, 1.15 * max(abs(low), abs(high), 0.05)), _WIDTH + 1)
+    return drawn.append(f"  {100 * low:+.1f} to {100 * high:+.1f} points", style="default")
 
 
 def _command() -> str:
@@ -145,29 +199,55 @@ def _goal(report: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def instructions(console: Console, before: dict[str, str], after: dict[str, str]) -> None:
+    """What the program was told, and what it is told now."""
+    for predictor, text in after.items():
+        console.print(
+            Panel(escape(before.get(predictor, "")), title="the instruction as a person wrote it", style="dim")
+        )
+        console.print(Panel(escape(text), title="the instruction that was learnt", style="green"))
+
+
 def farewell(console: Console, scene: Scene, summary: "Summary", stage: "Stage", *, stay: bool) -> None:
     """What happened, and where to look."""
+    console.print(Panel(_outcome(scene, summary, stage), title="[bold]What happened[/]", padding=(1, 2)))
+    if stay:
+        console.print("The server is still up; Ctrl-C ends it. Meanwhile, in the browser or another terminal:")
+    else:
+        console.print("The server has ended, its data is kept:")
+    for what, why in _looks(scene, summary, stage, stay=stay):
+        console.print(f"  {what}\n      {why}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _outcome(scene: Scene, summary: "Summary", stage: "Stage") -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     accuracy = summary.accuracy
-    acts = {"before": accuracy.before, "during": accuracy.during, "after": accuracy.after}
-    shares = [f"{name} {value:.1%}" for name, value in acts.items() if value is not None]
+    acts = {"before the change": accuracy.before, "until the promotion": accuracy.during, "now": accuracy.after}
+    shares = [f"{value:.1%} {name}" for name, value in acts.items() if value is not None]
     table.add_row("right answers", ", ".join(shares))
-    table.add_row("verdict", f"{summary.experiment.verdict} (experiment {summary.experiment.experiment_id})")
-    moved = summary.promotion
+    alarm, run, trial, moved = summary.drift_alarm, summary.compile, summary.experiment, summary.promotion
+    table.add_row("drift alarm", f"at {alarm.alarm_at[11:19]} UTC" if alarm else "none")
+    table.add_row("compile run", f"{run.optimizer}, ${run.spent_usd} (run {run.compile_id})" if run else "none")
+    table.add_row("verdict", f"{trial.verdict} (experiment {trial.experiment_id})" if trial else "none")
     table.add_row("champion", f"{moved.from_variant} → {moved.to_variant}" if moved else "unchanged")
     table.add_row("language model", scene.lm)
     table.add_row("took", f"{summary.seconds:.0f} s; data and log in {stage.data}")
-    console.print(Panel(table, title="[bold]What happened[/]", padding=(1, 2)))
-    experiment, here = summary.experiment.experiment_id, f"RATCHET_DATA={stage.data} {_command()}"
-    looks = [
-        (f"{here} experiments show {experiment}", "where it ended, with its evidence"),
-        (f"{here} replay {experiment}", "derives the decision again from the raw rows"),
-    ]
+    return table
+
+
+def _looks(scene: Scene, summary: "Summary", stage: "Stage", *, stay: bool) -> list[tuple[str, str]]:
+    here = f"RATCHET_DATA={stage.data} {_command()}"
+    looks = [(f"{here} drift {scene.program}", "what the detector sees, signal by signal")]
+    if summary.experiment:
+        identity = summary.experiment.experiment_id
+        looks += [
+            (f"{here} experiments show {identity}", "where it ended, with its evidence"),
+            (f"{here} replay {identity}", "derives the decision again from the raw rows"),
+        ]
     if stay:
-        looks.insert(0, (f"{stage.url}/docs", "every endpoint, to try out"))
-        console.print("The server is still up; Ctrl-C ends it. Meanwhile, in the browser or another terminal:")
-    else:
-        looks.insert(0, (f"{here} up", "serves what the demo left behind"))
-        console.print("The server has ended, its data is kept:")
-    for what, why in looks:
-        console.print(f"  {what}\n      {why}", highlight=False, soft_wrap=True)
+        return [
+            (f"{stage.url}/docs", "every endpoint, to try out"),
+            (f"{stage.url}/metrics", "what Prometheus sees"),
+            *looks,
+        ]
+    return [(f"{here} up", "serves what the demo left behind"), *looks[1:]]

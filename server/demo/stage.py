@@ -5,10 +5,12 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from experiments.errors import Unavailable
 from server.demo.scenes import Scene
@@ -62,6 +64,20 @@ class Stage:
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """The decoded answer. Raises: httpx.HTTPStatusError."""
         return (await self._client.post(path, json=body)).raise_for_status().json()
+
+    async def events(self, path: str) -> AsyncIterator[dict[str, Any]]:
+        """The events of a stream as they come, until the server ends it. Raises: httpx.HTTPError."""
+        async with self._client.stream("GET", path) as answer:
+            async for line in answer.raise_for_status().aiter_lines():
+                if line.startswith("data:"):
+                    yield msgspec.json.decode(line.removeprefix("data:"))
+
+    async def instructions(self, variant: str) -> dict[str, str]:
+        """What a variant tells the language model, predictor by predictor."""
+        told: dict[str, str] = (await self.get(f"/v1/programs/{self._scene.program}/variants/{variant}"))[
+            "instructions"
+        ]
+        return told
 
     @property
     def _client(self) -> httpx.AsyncClient:

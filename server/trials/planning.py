@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections.abc import Mapping
 
 import msgspec
 
@@ -10,7 +9,8 @@ from experiments.errors import Fault, Invalid, nearest
 from experiments.experiment import Experiment
 from experiments.life import NewExperiment
 from experiments.metrics import IMPLICIT, Metric
-from experiments.planning import DAY, Assumption, Plan, plan
+from experiments.planning import Plan, plan
+from experiments.simulation import DAY, Assumption
 from server.ratchet import Ratchet
 from server.store.analytics import VariantAnalytics, analytics
 from server.trials.acts import next_level
@@ -29,16 +29,25 @@ class NewPlan(NewExperiment, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     `units_per_day` counts new units, or requests under `randomize: request`. `baseline` says what the champion's mean
     is on a metric, in the metric's own unit; what it leaves out comes from its outcomes of the last 30 days. Without
-    `challengers`, a plan is about one that is yet to be made.
+    `challengers`, a plan is about one that is yet to be made. Of an experiment by pairs, `units_per_day` counts all
+    requests, and `agreement` is the share of them on which both variants score alike on the goal; without it they do so
+    as often as chance has it, which is the least to hope for. `explained` is the share of the goal's variance that the
+    experiment's `covariates` explain; without it, none.
     """
 
     units_per_day: float
     baseline: dict[str, float] = msgspec.field(default_factory=dict)
+    agreement: float | None = None
+    explained: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.01 <= self.units_per_day <= 1e9:
             raise ValueError(f"units_per_day: {self.units_per_day:g} is not between 0.01 and 1e9")
+        if self.agreement is not None and not 0 <= self.agreement <= 1:
+            raise ValueError(f"agreement: {self.agreement:g} is not a share from 0 to 1")
+        if self.explained is not None and not 0 <= self.explained < 1:
+            raise ValueError(f"explained: {self.explained:g} is not a share from 0 to below 1")
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -53,8 +62,6 @@ async def planned(ratchet: Ratchet, wanted: NewPlan) -> Planned:
     """Simulate the experiment that `wanted` describes. Raises: Invalid with a fault for each wrong field."""
     unmade = not wanted.challengers and not wanted.aa
     made, champion = await drafted(ratchet, msgspec.structs.replace(wanted, aa=True) if unmade else wanted)
-    if made.settings.pairs:
-        raise Invalid.at("/pairs", "what is simulated is a split; plan with `pairs: false`, which takes more requests")
     if unmade:
         made = msgspec.structs.replace(made, aa=False)
     if not made.aa:
@@ -64,16 +71,15 @@ async def planned(ratchet: Ratchet, wanted: NewPlan) -> Planned:
     sources = {name: metric.sources for name, metric in made.metrics.items()}
     found = await ratchet.store.read(analytics, made.program, now - PAST, now + 1, sources)
     past = next((variant for variant in found if variant.variant == champion.name), None)
-    assumed = _assumptions(made, wanted.baseline, past)
+    assumed = _assumptions(made, wanted, past)
     simulated = await asyncio.to_thread(plan, made, assumed, wanted.units_per_day, seed=SEED)
     return Planned(made, assumed, simulated)
 
 
-def _assumptions(
-    made: Experiment, baseline: Mapping[str, float], past: VariantAnalytics | None
-) -> dict[str, Assumption]:
+def _assumptions(made: Experiment, wanted: NewPlan, past: VariantAnalytics | None) -> dict[str, Assumption]:
     """What each compared metric is taken to be. Raises: Invalid where nothing is known, or what is said cannot be."""
-    faults = [
+    baseline = wanted.baseline
+    faults = _misplaced(made, wanted) + [
         Fault(f"/baseline/{name}", f"no compared metric is called {name!r}; {nearest(name, made.compared)}")
         for name in baseline
         if name not in made.compared
@@ -97,7 +103,24 @@ def _assumptions(
             assumed[name] = found
     if faults:
         raise Invalid(faults[0].message, faults=faults)
-    return assumed
+    more = {"agreement": wanted.agreement, "explained": wanted.explained or 0.0}
+    return {**assumed, made.goal: msgspec.structs.replace(assumed[made.goal], **more)}
+
+
+def _misplaced(made: Experiment, wanted: NewPlan) -> list[Fault]:
+    """What is said of an experiment in which it means nothing."""
+    faults = []
+    if wanted.agreement is not None and not made.settings.pairs:
+        faults.append(Fault("/agreement", "only by pairs do two answers to one request agree; plan with `pairs: true`"))
+    if wanted.explained is None:
+        return faults
+    if made.settings.pairs:
+        faults.append(Fault("/explained", "covariates have nothing to add to two answers to the same request"))
+    elif not made.settings.covariates:
+        faults.append(Fault("/explained", "the experiment has no `covariates`; name those that explain the goal"))
+    elif not made.metrics[made.goal].bounded:
+        faults.append(Fault("/explained", f"covariates do not sharpen {made.goal!r}, which is compared as a ratio"))
+    return faults
 
 
 def _share(value: float) -> float:

@@ -84,7 +84,6 @@ async def _advance(ratchet: Ratchet, experiment: Experiment) -> Ruling:
     await ratchet.store.write(register, experiment, horizon)
     progress = await ratchet.store.read(fold, experiment, horizon)
     ruling, acted = await ratchet.store.write(settle, experiment, progress, horizon, now)
-    ratchet.metrics.weighed(experiment, progress.after)
     if acted:
         await ratchet.traffic.refresh()
         if isinstance(ruling, Conclude):

@@ -6,10 +6,10 @@ import msgspec
 from msgspec import Meta
 
 from experiments.experiment import Experiment
-from experiments.planning import Assumption
 from experiments.planning import Plan as DomainPlan
 from experiments.planning import Range as DomainRange
 from experiments.planning import Scenario as DomainScenario
+from experiments.simulation import Assumption
 from server.wire.scalars import Share
 
 
@@ -55,6 +55,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     objective: Literal["better", "as_good_and_cheaper"]
     aim: str
     baseline: Annotated[dict[str, float], Meta(description="What the champion's mean is taken to be, by metric.")]
+    agreement: Annotated[Share | None, Meta(description="By pairs: of the requests, on which the goal's scores agree.")]
+    explained: Annotated[Share, Meta(description="Of the goal's variance, what covariates are taken to explain.")]
     units_per_day: float
     level: float
     expected_units: Spread
@@ -76,6 +78,8 @@ def plan(experiment: Experiment, assumed: dict[str, Assumption], found: DomainPl
         objective=experiment.settings.objective,
         aim=experiment.aim,
         baseline={name: said.mean for name, said in assumed.items() if experiment.metrics[name].bounded},
+        agreement=assumed[experiment.goal].agreement,
+        explained=assumed[experiment.goal].explained,
         units_per_day=found.units_per_day,
         level=found.level,
         expected_units=better.units,

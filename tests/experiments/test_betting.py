@@ -8,7 +8,8 @@ from hypothesis import given
 from scipy.special import logsumexp
 
 from experiments import betting
-from experiments.betting import AIM, BETS, Betting, forecast, log_growth, prior
+from experiments.betting import Betting, forecast, log_growth
+from experiments.capital import AIM, BETS, prior
 from experiments.strata import Cells, group
 
 ROWS = st.lists(
@@ -153,7 +154,7 @@ def test_evidence_falls_as_the_null_rises_among_nulls_under_the_same_bets(first,
     state = folded(folded(betting.begin(), first), second)
     capital = np.frombuffer(state.up, "<f8").reshape(-1, BETS)
     evidence = logsumexp(capital + np.log(prior(AIM)[1]), axis=1)
-    near = betting._nulls(0.0) <= betting.REACH
+    near = state.nulls <= betting.REACH
     assert (np.diff(evidence[near]) <= 1e-9).all()
     assert (np.diff(evidence[~near]) <= 1e-9).all()
 

@@ -14,6 +14,7 @@ from scipy.stats import binom
 
 from experiments import betting, covariates
 from experiments.betting import Betting
+from experiments.capital import AIM, prior
 from experiments.covariates import MOST_STRATA, Covariates, Fit, covariate
 from experiments.strata import Floats, group
 
@@ -75,7 +76,7 @@ def test_what_is_known_moves_no_bet_before_a_block_was_closed_and_later_only_by_
     ((centre, scale), shift) = betting.forecast(begun.strata, 0.5), begun.fit.shift(second[3])
     (cells,) = group(*second[:3], shift)
     centres = np.clip(centre + cells.shift, 0.02, 0.98)
-    bets, weights = betting.prior(betting.AIM)
+    bets, weights = prior(AIM)
     grown = betting.log_growth(cells, centres, scale, np.array([0.0]), bets)[0]
     earlier = betting.log_growth(group(*first[:3])[0], 0.5, 0.25, np.array([0.0]), bets)[0]
     assert again.log_e_better() == pytest.approx(logsumexp(grown + earlier, b=weights), rel=1e-12)

@@ -85,16 +85,19 @@ def test_the_most_trusted_source_is_the_one_that_counts() -> None:
     assert folding.unit_value(BY_REQUEST, "correct", unit("a", "new", both), cut=7) == 0.0
 
 
-def test_latency_cost_and_errors_are_observed_without_a_report() -> None:
+def test_what_is_observed_needs_no_report() -> None:
     implicit = {
         "correct": Metric(kind="boolean", role="goal"),
         "latency": Metric(kind="latency", role="guardrail", margin="10%"),
+        "tokens": Metric(kind="tokens", role="guardrail", margin="10%"),
         "failures": Metric(kind="error", role="guardrail"),
     }
     trial = experiment(metrics=implicit, randomize="unit")
-    one = unit("a", "new", exposure(0, None, failed=True), exposure(1, None))
+    failed, unmetered = exposure(0, None, failed=True), exposure(1, None)
+    one = unit("a", "new", msgspec.structs.replace(failed, tokens=90), msgspec.structs.replace(unmetered, tokens=None))
     assert folding.unit_value(trial, "failures", one, WINDOW) == 0.5
     assert folding.unit_value(trial, "latency", one, WINDOW) == 1000.0
+    assert folding.unit_value(trial, "tokens", one, WINDOW) == 90.0
     assert folding.unit_value(trial, "correct", one, WINDOW) is None
 
 

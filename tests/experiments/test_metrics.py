@@ -30,13 +30,13 @@ def test_an_effect_of_scores_is_the_difference_of_values():
 
 
 @pytest.mark.parametrize("kind", sorted(IMPLICIT))
-def test_less_latency_cost_and_error_is_better(kind):
+def test_lower_is_better_for_what_is_observed(kind):
     assert Metric(kind=kind).lower_is_better
-    with pytest.raises(ValueError, match=f"less {kind} is better"):
+    with pytest.raises(ValueError, match=f"lower is better for {kind}"):
         Metric(kind=kind, direction="higher")
 
 
-@pytest.mark.parametrize("kind", ["positive", "latency", "cost"])
+@pytest.mark.parametrize("kind", ["positive", "latency", "cost", "tokens"])
 def test_metrics_without_a_greatest_value_are_unbounded(kind):
     assert not Metric(kind=kind).bounded
     assert Metric(kind="boolean").bounded
@@ -147,6 +147,7 @@ def test_a_limit_makes_latency_and_cost_a_share_of_predictions_beyond_it() -> No
     ("written", "says"),
     [
         ({"kind": "boolean", "limit": 1}, "takes no `limit`"),
+        ({"kind": "tokens", "limit": 900}, "takes no `limit`; latency and cost do"),
         ({"kind": "latency", "limit": "soon"}, "limit: 'soon' is not a duration"),
         ({"kind": "cost", "limit": "cheap"}, "limit: 'cheap' is not an amount"),
         ({"kind": "latency", "limit": 0}, "limit must be above 0"),

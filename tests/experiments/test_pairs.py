@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from scipy.stats import binom
 
 from experiments import betting, pairs
-from experiments.betting import CAP, prior
+from experiments.capital import CAP, LEAST_SCALE, prior
 from experiments.pairs import Pairs, forecast, log_growth
 from experiments.strata import Floats, Moments
 
@@ -123,7 +123,7 @@ def test_a_margin_forgives_as_much_and_no_more():
 def test_the_scale_is_known_before_the_pairs_it_weighs():
     assert forecast(Moments()) == 0.25
     assert forecast(Moments(n=990, total=0.0, squares=97.5, least=-1.0, greatest=1.0)) == pytest.approx(0.1)
-    assert forecast(Moments(n=10**9)) == betting.LEAST_SCALE
+    assert forecast(Moments(n=10**9)) == LEAST_SCALE
 
 
 @pytest.mark.parametrize("worst", [(1.0, 0.0), (0.0, 1.0)])

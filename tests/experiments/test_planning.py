@@ -7,8 +7,9 @@ import pytest
 from experiments.batch import Logs
 from experiments.decision import Conclude
 from experiments.metrics import Metric
-from experiments.planning import Assumption, plan, simulate
+from experiments.planning import plan
 from experiments.ratio import NOISE, TAU, _mixture
+from experiments.simulation import Assumption, simulate
 from experiments.strata import Floats
 from tests.experiments.trials import SPLIT, bernoulli_units, experiment, run
 

@@ -155,7 +155,8 @@ def test_a_failing_challenger_is_covered_by_the_champion_and_charged(sqlite_url:
             assert (told["experiment_id"], told["output"]) == (experiment_id, {"category": "billing"})
             fact = (await stored(app, told["prediction_id"])).prediction
             assert (fact.status, fact.error, fact.assigned_variant) == ("fallback", "lm-failed", "terse")
-            assert fact.assigned_cost is None
+            assert (fact.assigned_cost, fact.assigned_tokens) == (None, None)
+            assert (fact.input_tokens, fact.output_tokens) == (100, 10)
             assert (
                 'ratchet_predictions_total{program="triage",status="fallback",variant="terse"} 1.0'
                 in (await app.http.get("/metrics")).text

@@ -139,7 +139,7 @@ def test_under_randomize_request_the_tries_with_one_key_are_one_unit_the_first(c
 def test_an_exposure_brings_what_was_reported_in_time_and_before_the_cut(
     conn: sa.Connection, randomize: Randomize
 ) -> None:
-    failed = exposed("p1", "ada", 10, status="fallback", variant="champion", latency=77, cost=None)
+    failed = exposed("p1", "ada", 10, status="fallback", variant="champion", latency=77, cost=None, assigned_tokens=9)
     keep(
         conn,
         [failed],
@@ -154,6 +154,7 @@ def test_an_exposure_brings_what_was_reported_in_time_and_before_the_cut(
     (unit,) = block_units(conn, "e", randomize, 0, 0, 100, cut=700, window=1_000)
     (exposure,) = unit.exposures
     assert (exposure.failed, exposure.latency, exposure.cost, exposure.created_at) == (True, 77, None, 10)
+    assert exposure.tokens == 9, "of the variant assigned, not those of all calls"
     assert exposure.outcomes == (("correct", "human", 1.0, 500), ("correct", "judge", 0.25, 600))
 
 
