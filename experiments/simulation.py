@@ -120,7 +120,7 @@ class _Course:
             self._since += size
         else:
             challenger = rng.binomial(size, mine)
-            control = rng.binomial(size - challenger, champion / (1 - mine))
+            control = rng.binomial(size - challenger, np.minimum(champion / (1 - mine), 1.0))
             self.days = self.days + size / self._per_day
             self._since += size - control
         for compared in self._compared:

@@ -85,7 +85,10 @@ async def opened(
 def create_app(
     settings: Settings, *, now: Callable[[], int] = clock.now, runner: Callable[[], Runner] = Runner
 ) -> Litestar:
-    """The application of `ratchet up` and `ratchet serve`. `app.state.ratchet` is there while its lifespan runs."""
+    """The application of `ratchet up`, `serve` and `work`. `app.state.ratchet` is there while its lifespan runs.
+
+    What works without serving has health and metrics only, and those need no key.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -93,17 +96,20 @@ def create_app(
             importable_beside(Path(settings.config))
         async with AsyncExitStack() as stack:
             app.state.ratchet = ratchet = await stack.enter_async_context(opened(settings, now=now, runner=runner))
-            check_bind(settings.host, any_key=not ratchet.keys.empty)
+            if not settings.worker:
+                check_bind(settings.host, any_key=not ratchet.keys.empty)
             await stack.enter_async_context(_in_step(ratchet))
             if settings.config is not None:
                 await stack.enter_async_context(following(ratchet, Path(settings.config)))
-            # Every process ticks; a row with a unique key gives each tick to one of them (server/jobs.py).
-            stack.callback(jobs.start(ratchet).shutdown, wait=False)
+            if settings.embedded or settings.worker:
+                await stack.enter_async_context(jobs.ticking(ratchet))
             stack.enter_context(_unwatched())
             yield
 
     app = Litestar(
-        route_handlers=[handler for module in ROUTES for handler in module.HANDLERS],
+        route_handlers=[
+            handler for module in ((health,) if settings.worker else ROUTES) for handler in module.HANDLERS
+        ],
         lifespan=[lifespan],
         dependencies={"ratchet": Provide(_ratchet, sync_to_thread=False)},
         guards=[refuse_unknown],

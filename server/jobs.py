@@ -1,14 +1,17 @@
-"""The clock. APScheduler says when; a row with a unique key says who: of all processes, one runs each due tick."""
+"""The clock. APScheduler says when, the lease says who, and a row with a unique key says that it was not done before."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
+import msgspec
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from experiments.errors import RatchetError
 from experiments.quantities import SECOND
+from server.leading import Leadership, standing
+from server.loop.retaining import retain
 from server.ratchet import Ratchet
 from server.store.idempotency import purge_keys
 from server.store.upkeep import claim_tick, finish_tick
@@ -16,51 +19,71 @@ from server.trials.ticking import tick
 from server.trials.watching import watch
 
 SWEEP_EVERY = 600 * SECOND
+RETAIN_EVERY = 3600 * SECOND
 
-Job = Callable[[Ratchet], Awaitable[object]]
+
+class Job(msgspec.Struct, frozen=True):
+    """Something the leader does every so many µs."""
+
+    name: str
+    run: Callable[[Ratchet], Awaitable[object]]
+    every: int
 
 
-def start(ratchet: Ratchet) -> AsyncIOScheduler:
-    """Begin to tick. Jobs missed while the machine slept are made up for once, not one by one."""
+def jobs(ratchet: Ratchet) -> list[Job]:
+    """Everything that happens by itself."""
+    return [
+        Job("decide", tick, ratchet.settings.tick),
+        Job("watch", watch, ratchet.settings.tick),
+        Job("sweep", _sweep, SWEEP_EVERY),
+        Job("retain", retain, RETAIN_EVERY),
+    ]
+
+
+@asynccontextmanager
+async def ticking(ratchet: Ratchet) -> AsyncIterator[None]:
+    """Stand for leader, and do every job when it is due while leading, until the end of the block.
+
+    What was missed while the machine slept is made up for once, not one by one.
+    """
     scheduler = AsyncIOScheduler(
         timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 3600}
     )
-    jobs: dict[str, tuple[Job, int]] = {
-        "decide": (tick, ratchet.settings.tick),
-        "watch": (watch, ratchet.settings.tick),
-        "sweep": (_sweep, SWEEP_EVERY),
-    }
-    for name, (job, every) in jobs.items():
-        scheduler.add_job(
-            partial(run_due, ratchet, name, job, every), IntervalTrigger(seconds=every / SECOND), id=name, name=name
-        )
-    scheduler.start()
-    return scheduler
+    async with standing(ratchet) as leadership:
+        for job in jobs(ratchet):
+            every = IntervalTrigger(seconds=job.every / SECOND)
+            scheduler.add_job(run_due, every, (leadership, job), id=job.name, name=job.name)
+        scheduler.start()
+        try:
+            yield
+        finally:
+            scheduler.shutdown(wait=False)
 
 
-async def run_due(ratchet: Ratchet, name: str, job: Job, every: int) -> bool:
-    """Run the job for the present period unless another process has; returns whether this one did.
+async def run_due(leadership: Leadership, job: Job) -> bool:
+    """Run the job for the present period, if this process leads and nobody did; returns whether it was done.
 
     A failing job is logged and tried again next period: the clock never stops.
     """
-    due_at = ratchet.now() // every * every
+    ratchet = leadership.acting
+    if ratchet is None:
+        return False
+    due_at = ratchet.now() // job.every * job.every
     try:
-        mine = await ratchet.store.write(claim_tick, name, due_at)
-        ratchet.metrics.leader.set(mine)
-        if not mine:
+        if not await ratchet.store.write(claim_tick, job.name, due_at):
             return False
-        await job(ratchet)
+        await job.run(ratchet)
         now = ratchet.now()
-        await ratchet.store.write(finish_tick, name, due_at, now)
+        await ratchet.store.write(finish_tick, job.name, due_at, now)
     except RatchetError as error:
-        ratchet.log.warning("job_failed", job=name, detail=error.detail)
+        ratchet.log.warning("job_failed", job=job.name, detail=error.detail)
         return False
     except asyncio.CancelledError:  # the process ends; what was done so far is whole, and the next one goes on
         return False
     except Exception:
-        ratchet.log.exception("job_crashed", job=name)
+        ratchet.log.exception("job_crashed", job=job.name)
         return False
-    ratchet.metrics.scheduler_success.labels(name).set(now / SECOND)
+    ratchet.metrics.scheduler_success.labels(job.name).set(now / SECOND)
     return True
 
 

@@ -7,6 +7,8 @@
 | `RATCHET_CONFIG` | none | the definitions file to apply at start and to watch |
 | `RATCHET_HOST`, `RATCHET_PORT` | `127.0.0.1`, `8000` | where HTTP is served; port 0 takes a free one |
 | `RATCHET_TICK` | `10s` | the decision tick: seconds, or `500ms`, `10s`, `1m`; from 100ms to 1h |
+| `RATCHET_LEASE` | `15s` | after how long another `ratchet work` takes over from a leader that is gone; from 1s to 10m |
+| `RATCHET_RETAIN` | none: for ever | how long inputs, outputs, labels and comments are kept, such as `90d`; from 1h |
 | `RATCHET_LOG_LEVEL` | `info` | debug, info, warning, error |
 | `RATCHET_LOG_FORMAT` | `console` | console, json |
 
@@ -28,12 +30,16 @@ LogFormat = Literal["console", "json"]
 
 SHORTEST_TICK = SECOND // 10
 LONGEST_TICK = 3600 * SECOND
+SHORTEST_LEASE = SECOND
+LONGEST_LEASE = 600 * SECOND
+SHORTEST_RETENTION = 3600 * SECOND
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of one process. `tick` in µs; `database_url` may hold a password: show `database` instead.
+    """The settings of one process. Durations in µs; `database_url` may hold a password: show `database` instead.
 
-    `embedded` is set by `ratchet up`: one process owns the data, serves and ticks.
+    `embedded` is set by `ratchet up`: one process owns the data, serves and works. `worker` is set by `ratchet work`: it
+    does not serve. `retain` is None when content is kept for ever.
     """
 
     data: str = "ratchet-data"
@@ -42,9 +48,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8000
     tick: int = 10 * SECOND
+    lease: int = 15 * SECOND
+    retain: int | None = None
     log_level: LogLevel = "info"
     log_format: LogFormat = "console"
     embedded: bool = False
+    worker: bool = False
 
     @property
     def sqlite_path(self) -> Path | None:
@@ -106,14 +115,17 @@ def _port(written: str) -> int:
     raise ValueError(f"{written!r} is not a port; a whole number from 0 (any free one) to 65535")
 
 
-def _tick(written: str) -> int:
-    try:
-        micros = duration(float(written))
-    except ValueError:
-        micros = duration(written)
-    if not SHORTEST_TICK <= micros <= LONGEST_TICK:
-        raise ValueError(f"{written!r} is not a tick; from 100ms to 1h")
-    return micros
+def _between(shortest: int, longest: int, allowed: str) -> Callable[[str], int]:
+    def read(written: str) -> int:
+        try:
+            micros = duration(float(written))
+        except ValueError:
+            micros = duration(written)
+        if not shortest <= micros <= longest:
+            raise ValueError(f"{written!r} is not {allowed}")
+        return micros
+
+    return read
 
 
 def _one_of(*allowed: str) -> Callable[[str], str]:
@@ -131,7 +143,9 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "RATCHET_CONFIG": str,
     "RATCHET_HOST": str,
     "RATCHET_PORT": _port,
-    "RATCHET_TICK": _tick,
+    "RATCHET_TICK": _between(SHORTEST_TICK, LONGEST_TICK, "a tick; from 100ms to 1h"),
+    "RATCHET_LEASE": _between(SHORTEST_LEASE, LONGEST_LEASE, "a lease; from 1s to 10m"),
+    "RATCHET_RETAIN": _between(SHORTEST_RETENTION, 3660 * 86_400 * SECOND, "a retention; from 1h to ten years"),
     "RATCHET_LOG_LEVEL": _one_of("debug", "info", "warning", "error"),
     "RATCHET_LOG_FORMAT": _one_of("console", "json"),
 }

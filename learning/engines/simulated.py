@@ -13,16 +13,18 @@ import re
 import time
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from dspy.lm15 import Message, Request, Response, ServerError, Usage
 
 from experiments.errors import Invalid, nearest
 from experiments.quantities import SECOND, duration
+from learning.engines.phrases import Phrases
 from learning.engines.triage import CUES, LABELS, NEW_CUES, Draw, Label, akin, cues
 
-WORLDS = ("triage",)
+WORLDS = ("triage", "phrases")
+T = TypeVar("T", bound=msgspec.Struct)
 _CAREFUL = re.compile(r"careful|thorough|step by step|whole ticket|entire|to the end|closely|attentive", re.IGNORECASE)
 _LABEL = re.compile(
     r"(?P<not>\b(?:not|never|than|of)\s+)?"
@@ -37,7 +39,8 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     `latency` is the mean duration of a call and `jitter` how far a call may be from it, as a share. `error_rate` is the
     share of inputs whose calls fail, however often they are tried. `noise` is the share of answers that come out wrong
-    whatever the model knows; `knows`, the share of its world's original words that it knows without being told.
+    whatever the model knows; `knows`, the share of its world's original words that it knows without being told. With a
+    `pool`, what it proposes as an instruction comes from there.
     """
 
     seed: int = 0
@@ -46,6 +49,7 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     error_rate: float = 0.0
     noise: float = 0.05
     knows: float = 0.5
+    pool: Phrases | None = None
 
     def __post_init__(self) -> None:
         duration(self.latency)
@@ -55,13 +59,19 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 def world(name: str, options: dict[str, Any]) -> World:
-    """The options of the world `name`. Raises: Invalid at /model or /options."""
+    """The options of the world `name`; those of `phrases` are in its own. Raises: Invalid at /model or /options."""
     if name not in WORLDS:
         raise Invalid.at("/model", f"there is no simulated model 'sim/{name}'; {nearest(name, WORLDS)}")
+    if name == "phrases":
+        return World(pool=_options(options, Phrases))
+    return _options(options, World)
+
+
+def _options(written: dict[str, Any], kind: type[T]) -> T:
     try:
-        return msgspec.convert(options, World)
+        return msgspec.convert(written, kind)
     except msgspec.ValidationError as error:
-        raise Invalid.at("/options", f"{error}. Allowed: {', '.join(World.__struct_fields__)}") from None
+        raise Invalid.at("/options", f"{error}. Allowed: {', '.join(kind.__struct_fields__)}") from None
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -106,6 +116,8 @@ class Simulation:
     def _value(self, prompt: Prompt, request: Request, field: str, draw: Draw) -> Any:
         given = read_fields(request.messages[-1].text or "", prompt.inputs)
         if field == "new_instruction" and "examples_with_feedback" in given:
+            if self.options.pool is not None:
+                return self.options.pool.propose(request, given.get("current_instruction", ""))
             return reflect(given.get("current_instruction", ""), given["examples_with_feedback"])
         label = self._label(prompt, request, " ".join(given.values()))
         if field == "reasoning":

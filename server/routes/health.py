@@ -1,9 +1,10 @@
 """Health and metrics, for orchestrators and Prometheus; open to everyone who reaches the port."""
 
-from typing import Literal
+import asyncio
+from typing import Any, Literal
 
 import msgspec
-from litestar import MediaType, Response, get
+from litestar import MediaType, Request, Response, get
 from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
@@ -12,8 +13,6 @@ from server.health import Readiness, readiness
 from server.openapi import operation
 from server.ratchet import Ratchet
 
-PROMETHEUS_TEXT = "text/plain; version=0.0.4"
-"""Litestar adds the charset."""
 UNREADY = ResponseSpec(Readiness, description="It cannot serve; the body says why.", generate_examples=False)
 
 
@@ -37,9 +36,11 @@ async def ready(ratchet: NamedDependency[Ratchet]) -> Response[Readiness]:
 
 
 @get("/metrics", tags=["operations"], media_type=MediaType.TEXT, **operation(None))
-async def metrics(ratchet: NamedDependency[Ratchet]) -> Response[bytes]:
-    """Every metric in Prometheus's text format."""
-    return Response(ratchet.metrics.render(), media_type=PROMETHEUS_TEXT)
+async def metrics(request: Request[Any, Any, Any], ratchet: NamedDependency[Ratchet]) -> Response[bytes]:
+    """Every metric in Prometheus's text format; in OpenMetrics, with exemplars, where the Accept header asks for it."""
+    # In a thread: predictions go on while thousands of series are written out.
+    found = await asyncio.to_thread(ratchet.metrics.exposition, request.headers.get("accept"))
+    return Response(found.body, headers={"Content-Type": found.media_type})
 
 
 HANDLERS: list[HTTPRouteHandler] = [live, ready, metrics]

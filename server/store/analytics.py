@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import sqlalchemy as sa
 
-from experiments.facts import Call
+from experiments.facts import Call, shadow_id
 from experiments.metrics import Source
 from server.store.rows import decode
 from server.store.tables import outcomes, predictions
 
 QUANTILES = (0.5, 0.95, 0.99)
+_COUNTED = ("predictions", "errors", "fallbacks", "shadows")
+_SERVED = predictions.c.prediction_id.not_like("%" + shadow_id(""))
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -27,14 +29,16 @@ class Score(msgspec.Struct, frozen=True):
 class VariantAnalytics(msgspec.Struct, frozen=True, kw_only=True):
     """One assigned variant. `fallbacks` were answered by the champion in its place, `errors` by nobody.
 
-    `latency` holds the µs at `QUANTILES`. `cost` sums the calls of this variant, whichever prediction they were made
-    for, in picodollars; None if any is unpriced.
+    `shadows` are answers of this variant that nobody was served, in an experiment by pairs: they are scored and paid
+    for, and count nowhere else. `latency` holds the µs at `QUANTILES`. `cost` sums the calls of this variant, whichever
+    prediction they were made for, in picodollars; None if any is unpriced.
     """
 
     variant: str
     predictions: int
     errors: int
     fallbacks: int
+    shadows: int
     latency: tuple[int, ...]
     cost: int | None
     scores: dict[str, Score]
@@ -55,9 +59,7 @@ def analytics(
     return [
         VariantAnalytics(
             variant=variant,
-            predictions=counts.get(variant, (0, 0, 0))[0],
-            errors=counts.get(variant, (0, 0, 0))[1],
-            fallbacks=counts.get(variant, (0, 0, 0))[2],
+            **counts.get(variant, dict.fromkeys(_COUNTED, 0)),
             latency=latency.get(variant, ()),
             cost=cost.get(variant, 0),
             scores=scores.get(variant, {}),
@@ -66,15 +68,23 @@ def analytics(
     ]
 
 
-def _counts(conn: sa.Connection, span: Sequence[sa.ColumnElement[bool]]) -> dict[str, tuple[int, int, int]]:
+def start_of_latest(conn: sa.Connection, program: str, since: int, until: int, most: int) -> int:
+    """From when (µs) on [since, until) holds at most about so many of a program's predictions, the latest."""
     p = predictions.c
+    query = sa.select(p.created_at).where(p.program == program, p.created_at >= since, p.created_at < until)
+    first: int | None = conn.scalar(query.order_by(p.created_at.desc()).offset(most - 1).limit(1))
+    return since if first is None else first
+
+
+def _counts(conn: sa.Connection, span: Sequence[sa.ColumnElement[bool]]) -> dict[str, dict[str, int]]:
+    p = predictions.c
+    tests = (_SERVED, _SERVED & (p.status == "error"), p.status == "fallback", ~_SERVED)
     query = sa.select(
         p.assigned_variant,
-        sa.func.count(),
-        sa.func.count(sa.case((p.status == "error", 1))),
-        sa.func.count(sa.case((p.status == "fallback", 1))),
+        *(sa.func.count(sa.case((test, 1))).label(name) for name, test in zip(_COUNTED, tests, strict=True)),
     ).where(*span)
-    return {row[0]: (row[1], row[2], row[3]) for row in conn.execute(query.group_by(p.assigned_variant))}
+    rows = conn.execute(query.group_by(p.assigned_variant))
+    return {row.assigned_variant: {name: row._mapping[name] for name in _COUNTED} for row in rows}
 
 
 def _latency(conn: sa.Connection, span: Sequence[sa.ColumnElement[bool]]) -> dict[str, tuple[int, ...]]:
@@ -87,7 +97,7 @@ def _latency(conn: sa.Connection, span: Sequence[sa.ColumnElement[bool]]) -> dic
             sa.func.row_number().over(partition_by=p.assigned_variant, order_by=p.latency).label("place"),
             sa.func.count().over(partition_by=p.assigned_variant).label("of"),
         )
-        .where(*span)
+        .where(*span, _SERVED)
         .subquery()
     )
     r = ranked.c

@@ -186,8 +186,12 @@ def _postgres_engine(url: sa.URL, prepare: str, pool_size: int) -> sa.Engine:
     return engine
 
 
-_DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-"""An acknowledged commit must be on disk, whatever the server's default says."""
+_DURABLE = (
+    "SET idle_in_transaction_session_timeout = '10s'; "
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+)
+"""An acknowledged commit must be on disk, whatever the server's default says; and a process that is suspended in the
+middle of one must not keep the others from what it has locked."""
 _NEVER_WRITES = (
     "SET default_transaction_read_only = on; SET default_transaction_isolation = 'repeatable read'; "
     f"SET statement_timeout = '{_LONGEST_READ}s'"

@@ -5,13 +5,14 @@ as true of them as of any other. The challengers' answers to requests that the c
 and so is what has lost its content.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from experiments.facts import shadow_id
-from experiments.metrics import Metric, Source
+from experiments.metrics import LABELLED, Metric, Source
 from learning.compiling import Example
 from server.store.rows import CHUNK, decode
 from server.store.tables import contents, outcomes, predictions, remarks
@@ -20,13 +21,19 @@ MOST = 20_000
 """The newest examples that are read at most."""
 
 
+class _Remark(msgspec.Struct, frozen=True):
+    source: Source
+    label: dict[str, Any] | None
+    comment: str | None
+
+
 def examples_since(
     conn: sa.Connection, program: str, goal: str, metric: Metric, since: int, limit: int = MOST
 ) -> list[Example]:
     """The newest examples of a program from `since` (µs) on, oldest first.
 
     The label of an example is what was reported, field by field the first word of the source that `metric` trusts most.
-    Where nothing was, the output that was served stands for it, if the goal's outcome says that it could not be better.
+    Of a field that nobody reported the output that was served stands for it, where the goal could not be better.
     """
     found: list[Example] = []
     for rows in _pages(conn, program, goal, metric, since):
@@ -48,24 +55,18 @@ def labels_since(conn: sa.Connection, program: str, goal: str, metric: Metric, s
 
 
 def _labelled(program: str, goal: str, metric: Metric, since: int) -> sa.Select[Any]:
-    """The predictions that can be examples."""
-    p, o, r = predictions.c, outcomes.c, remarks.c
-    labelled = sa.exists().where(r.prediction_id == p.prediction_id, r.label.is_not(None), r.source.in_(metric.sources))
-    best = sa.exists().where(o.prediction_id == p.prediction_id, *_is_best(goal, metric), p.status != "error")
+    """The predictions that can be examples: whose goal was decided by a label, or could not have come out better."""
+    p, o = predictions.c, outcomes.c
+    decided = [o.prediction_id == p.prediction_id, o.metric == goal, o.source.in_(metric.sources)]
+    if metric.kind not in LABELLED:
+        low, high = metric.bounds
+        decided += [o.value == (low if metric.lower_is_better else high), p.status != "error"]
     return (
         sa.select(p.prediction_id, p.unit_hash, p.created_at, contents.c.input, contents.c.output)
         .join(contents, contents.c.prediction_id == p.prediction_id)
         .where(p.program == program, p.created_at >= since, p.prediction_id.not_like("%" + shadow_id("")))
-        .where(labelled | best)
+        .where(sa.exists().where(*decided))
     )
-
-
-def _is_best(goal: str, metric: Metric) -> tuple[sa.ColumnElement[bool], ...]:
-    """The outcome could not be better, and comes from a source that counts."""
-    low, high = metric.bounds
-    o = outcomes.c
-    best = low if metric.lower_is_better else high
-    return (o.metric == goal, o.source.in_(metric.sources), (o.value == best) & sa.literal(metric.bounded))
 
 
 def _pages(conn: sa.Connection, program: str, goal: str, metric: Metric, since: int) -> Iterator[Sequence[sa.Row[Any]]]:
@@ -79,13 +80,14 @@ def _pages(conn: sa.Connection, program: str, goal: str, metric: Metric, since: 
         rows = conn.execute(query.where(sa.tuple_(p.created_at, p.prediction_id) < position)).all()
 
 
-def _reported(conn: sa.Connection, ids: Sequence[str]) -> Mapping[str, list[sa.Row[Any]]]:
+def _reported(conn: sa.Connection, ids: Sequence[str]) -> Mapping[str, list[_Remark]]:
     """Everything that was remarked on each of these predictions, in order of arrival."""
     r = remarks.c
     query = sa.select(r.prediction_id, r.source, r.label, r.comment).where(r.prediction_id.in_(ids))
-    found: dict[str, list[sa.Row[Any]]] = {}
-    for row in conn.execute(query.order_by(r.received_at, r.source, r.digest)):
-        found.setdefault(row.prediction_id, []).append(row)
+    found: dict[str, list[_Remark]] = {}
+    for prediction_id, source, label, comment in conn.execute(query.order_by(r.received_at, r.source, r.digest)):
+        known = None if label is None else decode(label, dict[str, Any])
+        found.setdefault(prediction_id, []).append(_Remark(source, known, comment))
     return found
 
 
@@ -101,13 +103,12 @@ def _confirmed(conn: sa.Connection, ids: Sequence[str], goal: str, metric: Metri
     return {one for one, (_, value) in standing.items() if metric.bounded and metric.score(value) >= 1.0}
 
 
-def _example(row: sa.Row[Any], said: Iterable[sa.Row[Any]], metric: Metric, confirmed: bool) -> Example | None:
+def _example(row: sa.Row[Any], said: Sequence[_Remark], metric: Metric, confirmed: bool) -> Example | None:
     """The example that a prediction makes; None when nothing says what its answer should have been."""
-    said = list(said)
     label = _label(said, metric.sources)
-    if not label and confirmed and row.output is not None:
-        label = decode(row.output, dict[str, Any])
-    if not label:
+    if confirmed and row.output is not None:
+        label = {**decode(row.output, dict[str, Any]), **label}
+    if not label or metric.field not in {None, *label}:
         return None
     return Example(
         prediction_id=row.prediction_id,
@@ -119,10 +120,11 @@ def _example(row: sa.Row[Any], said: Iterable[sa.Row[Any]], metric: Metric, conf
     )
 
 
-def _label(said: Sequence[sa.Row[Any]], sources: Sequence[Source]) -> dict[str, Any]:
+def _label(said: Sequence[_Remark], sources: Sequence[Source]) -> dict[str, Any]:
+    """Field by field the first word of the most trusted source."""
     label: dict[str, Any] = {}
     for source in sources:
         for remark in said:
             if remark.source == source and remark.label is not None:
-                label = {**decode(remark.label, dict[str, Any]), **label}
+                label = {**remark.label, **label}
     return label

@@ -1,6 +1,7 @@
 """The store: one database, opened. Reads in threads, writes through the journal's one writer."""
 
 import asyncio
+import copy
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from server import clock
 from server.store.engine import READERS, Database
 from server.store.failures import translated
 from server.store.journal import ROOM, Journal
+from server.store.leases import Lease, require_held
 from server.store.lock import Lock
 from server.store.schema import migrate, require_current
 from server.store.writer import Observer
@@ -29,6 +31,7 @@ class Store:
         self.database = database
         self.journal = journal
         self._lock = lock
+        self._lease: Lease | None = None
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="ratchet-reader")
 
     @classmethod
@@ -64,7 +67,18 @@ class Store:
 
     async def write(self, function: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a writing function as one transaction; see `Journal.run`. Returns once it is durable."""
+        if self._lease is not None:
+            function = _while_held(self._lease, function)
         return await self.journal.run(function, *args, **kwargs)
+
+    def under(self, lease: Lease) -> Self:
+        """The same store for one who acts under a lease: once that is lost, every `write` raises Stale.
+
+        It is not to be closed, and facts are not to be appended through it.
+        """
+        view = copy.copy(self)
+        view._lease = lease
+        return view
 
     async def close(self) -> None:
         """Commit what is queued, then close everything and let go of the file."""
@@ -73,6 +87,16 @@ class Store:
         self.database.close()
         if self._lock:
             self._lock.release()
+
+
+def _while_held(
+    lease: Lease, function: Callable[Concatenate[sa.Connection, P], T]
+) -> Callable[Concatenate[sa.Connection, P], T]:
+    def run(conn: sa.Connection, *args: P.args, **kwargs: P.kwargs) -> T:
+        require_held(conn, lease)
+        return function(conn, *args, **kwargs)
+
+    return run
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""The database's own constants, and which ticks of the scheduler were taken."""
+"""The database's own constants, which ticks of the scheduler were taken, and content that is old enough to go."""
 
 import sqlalchemy as sa
 
-from server.store.rows import insert, insert_new
-from server.store.tables import meta, ticks
+from server.store.rows import CHUNK, insert, insert_new
+from server.store.tables import contents, meta, remarks, ticks
 
 
 def constant(conn: sa.Connection, key: str, proposed: str) -> str:
@@ -40,3 +40,19 @@ def last_finished(conn: sa.Connection) -> dict[str, int]:
     """When (µs) each job last came to its end."""
     query = sa.select(ticks.c.job, sa.func.max(ticks.c.finished_at)).where(ticks.c.finished_at.is_not(None))
     return {row[0]: row[1] for row in conn.execute(query.group_by(ticks.c.job))}
+
+
+def purge_contents(conn: sa.Connection, before: int) -> int:
+    """Delete some of the content of predictions made before `before` (µs), oldest first; returns how many rows.
+
+    A few hundred at a time, so that no prediction waits for it; 0 when none is left. The facts of tests hold none of it.
+    """
+    # An id is a UUIDv7, which begins with its millisecond: the primary keys are the index by age.
+    first = f"{before // 1000:012x}"
+    end = f"{first[:8]}-{first[8:]}"
+    purged = 0
+    for table in (contents, remarks):
+        old = sa.select(table.c.prediction_id).where(table.c.prediction_id < end)
+        some = old.order_by(table.c.prediction_id).limit(CHUNK)
+        purged += conn.execute(table.delete().where(table.c.prediction_id.in_(some))).rowcount
+    return purged

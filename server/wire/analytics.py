@@ -23,6 +23,7 @@ class VariantFigures(msgspec.Struct, frozen=True, kw_only=True):
     """One variant's figures. Predictions count by the assigned variant, cost by the variant whose calls they were.
 
     `errors` are predictions that the assigned variant did not answer, `fallbacks` those of them the champion did.
+    `shadows` are answers that were made for comparison only, by pairs: scored and paid for, and no predictions.
     `scores` are in each metric's own unit; a prediction that its variant did not answer is the goal's worst value.
     `cost_per_correct_usd` is the cost of a prediction divided by the share of right answers, where the goal has one.
     """
@@ -32,6 +33,7 @@ class VariantFigures(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
     error_ratio: Share | None
     fallbacks: int
+    shadows: int
     latency_ms: Quantiles
     cost_usd: Money | None
     cost_per_prediction_usd: Money | None
@@ -61,7 +63,8 @@ def _figures(found: VariantAnalytics, metrics: Mapping[str, Metric], goal: str |
         name: _mean(metrics[name], score, name == goal) for name, score in found.scores.items() if name in metrics
     }
     failed = found.errors + found.fallbacks
-    each = found.cost // found.predictions if found.cost is not None and found.predictions else None
+    answers = found.predictions + found.shadows
+    each = found.cost // answers if found.cost is not None and answers else None
     p50, p95, p99 = [milliseconds(latency) for latency in found.latency] or (None, None, None)
     return VariantFigures(
         variant=found.variant,
@@ -69,6 +72,7 @@ def _figures(found: VariantAnalytics, metrics: Mapping[str, Metric], goal: str |
         errors=failed,
         error_ratio=failed / found.predictions if found.predictions else None,
         fallbacks=found.fallbacks,
+        shadows=found.shadows,
         latency_ms=Quantiles(p50, p95, p99),
         cost_usd=usd(found.cost),
         cost_per_prediction_usd=usd(each),

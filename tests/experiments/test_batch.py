@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from experiments import betting
-from experiments.batch import Batch
+from experiments import betting, pairs
+from experiments.batch import Batch, PairBatch
 
 
 @pytest.mark.parametrize("values", [[0.0, 1.0], [0.0, 0.2, 0.4, 1 / 3, 1.0]])
@@ -18,6 +18,22 @@ def test_every_run_of_a_batch_is_the_experiment_folded_alone(values, margin):
         y = rng.choice(values, (runs, size))
         found = batch.fold(w, y, pi)
         alone = [state.fold(w[run], y[run], pi) for run, state in enumerate(alone)]
+        for side in ("better", "harm", "futile"):
+            expected = [getattr(state, f"log_e_{side}")() for state in alone]
+            np.testing.assert_allclose(found[side][:, -1], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("values", [[-1.0, 0.0, 1.0], [-0.7, 0.0, 1 / 3, 1.0]])
+@pytest.mark.parametrize("margin", [0.0, 0.02])
+def test_every_run_of_a_batch_of_pairs_is_the_experiment_folded_alone(values, margin):
+    rng = np.random.default_rng(8)
+    runs, size = 5, 40
+    batch = PairBatch(runs, margin=margin, min_effect=0.05)
+    alone = [pairs.begin(margin=margin, min_effect=0.05) for _ in range(runs)]
+    for _ in range(6):
+        d = rng.choice(values, (runs, size))
+        found = batch.fold(d)
+        alone = [state.fold(np.maximum(-d[run], 0), np.maximum(d[run], 0)) for run, state in enumerate(alone)]
         for side in ("better", "harm", "futile"):
             expected = [getattr(state, f"log_e_{side}")() for state in alone]
             np.testing.assert_allclose(found[side][:, -1], expected, rtol=1e-9, atol=1e-9)

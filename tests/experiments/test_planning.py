@@ -1,17 +1,22 @@
 from collections import Counter
+from collections.abc import Callable, Mapping
 
 import msgspec
 import numpy as np
 import pytest
 
+from experiments import folding
 from experiments.batch import Logs
 from experiments.decision import Conclude
+from experiments.facts import Entrant
 from experiments.metrics import Metric
-from experiments.planning import plan
+from experiments.planning import CHANCES, plan
 from experiments.ratio import NOISE, TAU, _mixture
-from experiments.simulation import Assumption, simulate
+from experiments.simulation import Assumption, Ends, simulate
 from experiments.strata import Floats
-from tests.experiments.trials import SPLIT, bernoulli_units, experiment, run
+from tests.experiments.test_allocation import adaptive, play
+from tests.experiments.test_paired_experiments import by_pairs, request
+from tests.experiments.trials import BLOCK, SPLIT, bernoulli_units, experiment, exposure, run, unit
 
 TRAFFIC = 10_000.0
 ASSUMED = {"correct": Assumption(0.7)}
@@ -28,10 +33,106 @@ def test_simulated_verdicts_are_those_of_the_engine():
         _, ruling = run(trial, 80, units, {1: SPLIT})
         assert isinstance(ruling, Conclude)
         found[ruling.verdict] += 1
-    ends = simulate(trial, ASSUMED, TRAFFIC, 0.05, seed=1, runs=2000)
-    for verdict in ("promote", "futile", "rollback", "inconclusive"):
+    assert_alike(found, simulate(trial, ASSUMED, TRAFFIC, 0.05, seed=1, runs=2000))
+
+
+def test_simulated_verdicts_by_pairs_are_those_of_the_engine():
+    trial = by_pairs(min_effect=0.05, max_units=6000)
+    found: Counter[str] = Counter()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        _, ruling = run(trial, 120, answered(rng, 25, agreement=0.8, effect=0.04), folding.coins(trial, {1: SPLIT}))
+        assert isinstance(ruling, Conclude)
+        found[ruling.verdict] += 1
+    assumed = {"correct": Assumption(0.7, agreement=0.8), "failures": Assumption(0.0)}
+    assert_alike(found, simulate(trial, assumed, TRAFFIC, 0.04, seed=1, runs=2000))
+
+
+def answered(rng: np.random.Generator, number: int, agreement: float, effect: float) -> Callable[[int], list[Entrant]]:
+    """Both answers to `number` requests of a block."""
+    apart = 1 - agreement
+    law = [(apart - effect) / 2, agreement, (apart + effect) / 2]
+
+    def units(block: int) -> list[Entrant]:
+        d = rng.choice([-1, 0, 1], number, p=law)
+        at = block * BLOCK + 1
+        return [
+            one
+            for n, step in enumerate(d)
+            for one in request(f"{block}-{n}", float(step <= 0), float(step >= 0), at=at)
+        ]
+
+    return units
+
+
+def test_simulated_verdicts_of_shares_that_follow_the_evidence_are_those_of_the_engine():
+    trial = adaptive(min_effect=0.1, max_units=4000)
+    found: Counter[str] = Counter()
+    for seed in range(60):
+        ruling, _ = play(trial, lambda _: {"base": 0.7, "new": 0.75}, seed, blocks=80, size=50)
+        assert isinstance(ruling, Conclude)
+        found[ruling.verdict] += 1
+    assert_alike(found, simulate(trial, ASSUMED, TRAFFIC, 0.05, seed=1, runs=1000))
+
+
+def test_what_covariates_explain_shortens_a_plan_as_it_shortens_the_experiment():
+    trial = experiment(min_effect=0.1, max_units=4000, covariates=("kind",))
+    rates = {"a": 0.45, "b": 0.95}
+    explained = 0.25**2 / (0.7 * 0.3)
+    found: Counter[str] = Counter()
+    matured = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        units = lambda block: known_units(rng, 50, block, rates, 0.05)  # noqa: E731, B023 -- drained at once
+        evidence, ruling = run(trial, 80, units, {1: SPLIT})
+        assert isinstance(ruling, Conclude)
+        found[ruling.verdict] += 1
+        matured.append(evidence.matured(trial.arms))
+    ends = simulate(trial, {"correct": Assumption(0.7, explained=explained)}, TRAFFIC, 0.05, seed=1, runs=2000)
+    assert_alike(found, ends)
+    assert abs(np.mean(matured) - ends.units.mean()) < 4 * ends.units.std() / np.sqrt(len(matured))
+    without = simulate(trial, ASSUMED, TRAFFIC, 0.05, seed=1, runs=2000)
+    assert ends.units.mean() < 0.85 * without.units.mean()
+
+
+def known_units(
+    rng: np.random.Generator, number: int, block: int, rates: Mapping[str, float], effect: float
+) -> list[Entrant]:
+    """Units of which it is known which of the strata they are from."""
+    units = []
+    for n in range(number):
+        kind, arm = str(rng.choice(list(rates))), "new" if rng.random() < 0.5 else "base"
+        right = rng.random() < rates[kind] + effect * (arm == "new")
+        units.append(unit(f"{block}-{n}", arm, exposure(block * BLOCK + n, float(right), kind=kind)))
+    return units
+
+
+def assert_alike(found: Mapping[str, int], ends: Ends) -> None:
+    """Equal shares of verdicts within four standard errors of the smaller sample."""
+    runs = sum(found.values())
+    for verdict in CHANCES:
         expected = float((ends.verdicts == verdict).mean())
-        assert abs(found[verdict] / 60 - expected) < 4 * np.sqrt(max(expected * (1 - expected), 0.01) / 60)
+        assert abs(found.get(verdict, 0) / runs - expected) < 4 * np.sqrt(max(expected * (1 - expected), 0.01) / runs)
+
+
+def test_the_less_two_answers_agree_the_more_pairs_it_takes_and_by_chance_the_most():
+    trial = by_pairs(min_effect=0.05)
+    took = [
+        simulate(trial, {"correct": known, "failures": Assumption(0.0)}, TRAFFIC, 0.05, seed=2, runs=200)
+        for known in (Assumption(0.7, agreement=0.9), Assumption(0.7, agreement=0.7), Assumption(0.7))
+    ]
+    assert took[0].units.mean() < 0.6 * took[1].units.mean() < 0.6 * took[2].units.mean() / 0.8
+    assert (
+        took[0].units.mean() * 3
+        < simulate(experiment(min_effect=0.05), ASSUMED, TRAFFIC, 0.05, seed=2, runs=200).units.mean()
+    )
+
+
+def test_pairs_take_their_days_from_the_share_of_requests_that_is_drawn():
+    few = msgspec.structs.replace(by_pairs(), split={"base": 0.9, "new": 0.1})
+    assumed = {"correct": Assumption(0.7, agreement=0.9), "failures": Assumption(0.0)}
+    ends = simulate(few, assumed, TRAFFIC, 0.1, seed=2, runs=20)
+    np.testing.assert_allclose(ends.days, ends.units / 2 / (0.1 * TRAFFIC))
 
 
 def test_a_plan_is_the_same_for_the_same_seed():

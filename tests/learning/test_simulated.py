@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 import pytest
 
+from experiments.errors import Invalid
 from experiments.facts import Call
 from learning.definitions import LmSettings, Price
 from learning.engines.simulated import read_rules, reflect
@@ -208,3 +209,19 @@ def test_gepa_improves_the_instruction_with_the_simulated_model_on_both_sides() 
     with student.context():
         best = gepa.compile(Triage(), trainset=examples(21, 60), valset=examples(22, 40))
     assert accuracy(TICKETS, best.sort.signature.instructions) > accuracy(TICKETS, PLAIN) + 0.1
+
+
+def test_the_phrase_pool_proposes_what_is_in_it_and_never_the_present_instruction() -> None:
+    pool = ("Say A.", "Say B.", "Say C.")
+    lm = open_lm(LmSettings(model="sim/phrases", options={"phrases": list(pool)}))
+    propose = dspy.Predict("current_instruction, examples_with_feedback -> new_instruction")
+    with lm.context():
+        proposed = {
+            propose(current_instruction="Say A.", examples_with_feedback=str(n)).new_instruction for n in range(12)
+        }
+    assert proposed == {"Say B.", "Say C."}
+
+
+def test_a_pool_of_one_phrase_is_refused() -> None:
+    with pytest.raises(Invalid, match="at least two"):
+        open_lm(LmSettings(model="sim/phrases", options={"phrases": ["only"]}))
