@@ -5,6 +5,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -28,16 +29,19 @@ from server.trials.ticking import fold, register
 
 NEW = 1000
 PER_BLOCK = 1000
+TURNS = 15
+"""Ticks of each size that are timed, after as many that warm the machine up."""
 
 
 def seconds(work: Callable[[], object], tries: int = 9) -> float:
     """The median time of some tries."""
-    took = []
-    for _ in range(tries):
-        began = time.perf_counter()
-        work()
-        took.append(time.perf_counter() - began)
-    return median(took)
+    return median(_once(work) for _ in range(tries))
+
+
+def _once(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def folding_costs(_: Size) -> Iterator[Row]:
@@ -63,37 +67,41 @@ def folding_costs(_: Size) -> Iterator[Row]:
 
 
 def tick_costs(size: Size) -> Iterator[Row]:
-    """Register and fold 1,000 new predictions beside many stored and few stored ones, in SQLite."""
+    """Register and fold 1,000 new predictions beside many stored and few stored ones, in SQLite.
+
+    The two take turns, so that whatever else the machine does is shared by both.
+    """
     many, few = (1_000_000 if size.share >= 1 else 100_000), 10_000
-    took = {stored: _tick(stored) for stored in (few, many)}
+    with _stored(few) as beside_few, _stored(many) as beside_many:
+        turns = [(_once(beside_few), _once(beside_many)) for _ in range(2 * TURNS)][TURNS:]
+    took = {few: median(first for first, _ in turns), many: median(second for _, second in turns)}
     slope = (took[many] - took[few]) / math.log10(many / few)
-    yield Row(
-        Goal(f"tick: 1,000 new beside {many:,} stored over beside 10,000", "<= 1.5"),
-        took[many] / took[few],
-        {},
-        {"milliseconds": {f"{n:,}": t * 1e3 for n, t in took.items()}, "milliseconds_per_tenfold": slope * 1e3},
-    )
+    detail = {"milliseconds": {f"{n:,}": t * 1e3 for n, t in took.items()}, "milliseconds_per_tenfold": slope * 1e3}
+    detail["paired"] = {"ratio": median(second / first for first, second in turns)}
+    goal = Goal(f"tick: 1,000 new beside {many:,} stored over beside 10,000", "<= 1.5")
+    yield Row(goal, took[many] / took[few], {}, detail)
 
 
-def _tick(stored: int) -> float:
-    """Seconds of a tick's own reading and folding, the median of several on one database."""
+@contextmanager
+def _stored(number: int) -> Iterator[Callable[[], None]]:
+    """A tick's own reading and folding on a database of its own that holds so many predictions already folded."""
     with tempfile.TemporaryDirectory(prefix="bench-tick-") as folder:
         path = Path(folder, "ratchet.db")
         url = f"sqlite:///{path}"
         migrate_at(url)
         trial = late.experiment(randomize="unit")
-        last = stored // PER_BLOCK
-        _fill(path, stored + NEW)
+        last = number // PER_BLOCK
+        _fill(path, number + NEW)
         database = Database(url)
         with database.writer.begin() as conn:
             _begin(conn, trial, last)
         try:
-            return _measured(database, trial, (last + 1) * late.BLOCK * SECOND + 2 * late.WINDOW * SECOND)
+            yield _tick(database, trial, (last + 1) * late.BLOCK * SECOND + 2 * late.WINDOW * SECOND)
         finally:
             database.close()
 
 
-def _measured(database: Database, trial: Experiment, horizon: int) -> float:
+def _tick(database: Database, trial: Experiment, horizon: int) -> Callable[[], None]:
     def tick() -> None:
         with database.writer.connect() as conn:
             register(conn, trial, horizon)
@@ -101,7 +109,7 @@ def _measured(database: Database, trial: Experiment, horizon: int) -> float:
             assert sum(tally.units for tally in found.after.tallies.values()) == NEW, "the tick folded something else"
             conn.rollback()
 
-    return seconds(tick)
+    return tick
 
 
 def _begin(conn: sa.Connection, trial: Experiment, blocks: int) -> None:
@@ -123,7 +131,28 @@ def _fill(path: Path, rows: int) -> None:
         for n in range(rows):
             arm = "new" if n % 2 else "base"
             at = n * gap
-            yield f"p{n:09}", "p", "e", 1, f"u{n:09}", arm, arm, 0.5, "ok", None, 1, 1, 1, 0, 0, "[]", at, at + 1
+            yield (
+                f"p{n:09}",
+                "p",
+                "e",
+                1,
+                f"u{n:09}",
+                arm,
+                arm,
+                0.5,
+                "ok",
+                None,
+                1,
+                1,
+                1,
+                0,
+                0,
+                2,
+                "[]",
+                None,
+                at,
+                at + 1,
+            )
 
     with sqlite3.connect(path) as conn:
         _insert(conn, predictions, facts())

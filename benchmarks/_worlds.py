@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from experiments.batch import Batch
+from experiments.batch import Batch, PairBatch
 from experiments.strata import Floats
 
 World = Callable[[np.random.Generator, np.ndarray, int, int], tuple[Floats, Floats, Floats]]
 """Of (rng, the runs still going, units so far, units wanted): w and y by run and unit, and pi by unit."""
+PairWorld = Callable[[np.random.Generator, np.ndarray, int, int], tuple[Floats]]
+"""The same of requests that both variants answer: by how much the challenger scores better, by run and request."""
 MOST_CELLS = 150_000
 """Runs times units folded at once: what stays in the processor's cache."""
 RAMP = {"5-50": ((0, 0.05), (2000, 0.5)), "1-10-50": ((0, 0.01), (2000, 0.1), (5000, 0.5))}
@@ -32,6 +34,17 @@ def binary(control: float, effect: float | Floats = 0.0, shares: str | float = 0
         level = control + drift(trend, start, size)
         shift = effect[runs][:, None] if isinstance(effect, np.ndarray) else effect
         return w.astype(float), (rng.random(w.shape) < level + shift * w).astype(float), pi
+
+    return world
+
+
+def paired(agreement: float, effect: float = 0.0) -> PairWorld:
+    """Right or wrong answers that score alike with this probability; otherwise the challenger wins the more often."""
+    lost = (1 - agreement - effect) / 2
+
+    def world(rng: np.random.Generator, runs: np.ndarray, _: int, size: int) -> tuple[Floats]:
+        u = rng.random((len(runs), size))
+        return (np.where(u < lost, -1.0, np.where(u < 1 - agreement, 1.0, 0.0)),)
 
     return world
 
@@ -95,19 +108,20 @@ class Ends:
 
 def race(
     rng: np.random.Generator,
-    world: World,
+    world: World | PairWorld,
     runs: int,
     units: int,
     thresholds: Mapping[str, float | Floats],
     *,
     min_effect: float | None = None,
     look: int = 1,
+    evidence: type[Batch] | type[PairBatch] = Batch,
 ) -> Ends:
     """Fold and look after every `look` units until a side reaches its log threshold or `units` have matured.
 
     The centre is set anew every 10 units, later every twentieth part of what there is, as blocks would.
     """
-    batch = Batch(runs, min_effect=min_effect, sides=tuple(thresholds))
+    batch = evidence(runs, min_effect=min_effect, sides=tuple(thresholds))
     ends, going, n = Ends(runs), np.arange(runs), 0
     while n < units and len(going):
         size = min(max(10, n // 20), units - n, max(10, MOST_CELLS // len(going)))

@@ -21,6 +21,7 @@ from benchmarks import _costs as costs
 from benchmarks import _covariates as covariates
 from benchmarks import _late as late
 from benchmarks import _page as page
+from benchmarks import _pairs as pairs
 from benchmarks import _peers as peers
 from benchmarks import _rates as rates
 from benchmarks import _speed as speed
@@ -36,6 +37,7 @@ MEASURES: dict[str, Callable[[Size], Row | Iterable[Row]]] = {
     "ramp": rates.ramp_and_trend,
     "late": late.late_outcomes,
     "covariates": covariates.covariates,
+    "pairs": pairs.pairs,
     "sample_ratio": rates.sample_ratio,
     "folding": speed.folding_costs,
     "tick": speed.tick_costs,

@@ -31,7 +31,7 @@ COMMON_SHARE, COMMON_LEAST = 0.1, 10
 _NEIGHBOURS = 8
 """How many others in its bucket an input is compared with, so that a crowded bucket takes no longer than its length."""
 _WORD = re.compile(r"\w+|[^\w\s]")
-_PRIMES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
+_ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 _CHUNK = 1 << 16
 
 
@@ -106,7 +106,7 @@ def _shingles(written: Sequence[tuple[str, ...]]) -> list[Words64]:
                 encoded = word.encode("utf-8", "surrogatepass")
                 known[word] = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest())
         hashed = np.fromiter((known[word] for word in padded), np.uint64, len(padded))
-        found.append(np.unique(hashed[:-2] * _PRIMES[0] + hashed[1:-1] * _PRIMES[1] + hashed[2:] * _PRIMES[2]))
+        found.append(np.unique(hashed[:-2] * _ODD[0] + hashed[1:-1] * _ODD[1] + hashed[2:] * _ODD[2]))
     return found
 
 
@@ -127,7 +127,7 @@ def _signatures(sets: list[Words64]) -> Words64:
         factor, shift = np.frombuffer(seed, "<u8")
         mixed = (flat ^ shift) * (factor | np.uint64(1))
         mixed ^= mixed >> np.uint64(29)
-        signatures[:, number] = np.minimum.reduceat(mixed * _PRIMES[0], starts)
+        signatures[:, number] = np.minimum.reduceat(mixed * _ODD[0], starts)
     return signatures
 
 
@@ -136,7 +136,7 @@ def _likely(signatures: Words64) -> Pairs:
     found = [np.empty((0, 2), dtype=np.int64)]
     for band in range(BANDS):
         part = signatures[:, band * ROWS : (band + 1) * ROWS]
-        keys = (part * np.arange(1, 2 * ROWS, 2, dtype=np.uint64) * _PRIMES[1]).sum(axis=1, dtype=np.uint64)
+        keys = (part * np.arange(1, 2 * ROWS, 2, dtype=np.uint64) * _ODD[1]).sum(axis=1, dtype=np.uint64)
         order = np.argsort(keys, kind="stable")
         for distance in range(1, min(_NEIGHBOURS, len(order) - 1) + 1):
             near, far = order[:-distance], order[distance:]

@@ -28,10 +28,9 @@ class Arm(msgspec.Struct, frozen=True):
     """What is known of one arm.
 
     `evidence` holds R_k, `runs` the capital of the bets since their `starts` (1 or less: no run); all are empty until
-    the first bet. The open block has `count` outcomes with the sum `total`, the first from the time `first`; `seen` is
-    the end of the last full one. `after` counts and sums the outcomes since an alarm. `recent` holds the sums of the
-    last full buckets, `bucket` the number and sum in the one being filled. `floor` is the highest null that was given
-    up by an acknowledgement.
+    the first bet. The open block has `count` outcomes with the sum `total`, the first from the time `first`. `after`
+    counts and sums the outcomes since an alarm. `recent` holds the sums of the last full buckets, `bucket` the number
+    and sum in the one being filled. `floor` is the highest null that was given up by an acknowledgement.
     """
 
     baseline: Baseline = Baseline()
@@ -41,7 +40,6 @@ class Arm(msgspec.Struct, frozen=True):
     count: int = 0
     total: float = 0.0
     first: int = 0
-    seen: int = 0
     after: tuple[int, float] = (0, 0.0)
     recent: tuple[float, ...] = ()
     bucket: tuple[int, float] = (0, 0.0)
@@ -57,6 +55,10 @@ class Arm(msgspec.Struct, frozen=True):
         """The mean of the last `WINDOW` outcomes in full blocks, None without any."""
         n = self.bucket[0] + BUCKET * len(self.recent)
         return (self.bucket[1] + math.fsum(self.recent)) / n if n else None
+
+    def null(self, design: Design) -> float | None:
+        """What is bet against; None before there is a null."""
+        return self.baseline.null if design.known is None else design.known
 
     @property
     def level(self) -> float:
@@ -102,7 +104,7 @@ class Stream:
 
     def __init__(self, arm: Arm, design: Design) -> None:
         self.arm, self.design = arm, design
-        self.count, self.total, self.first, self.seen = arm.count, arm.total, arm.first, arm.seen
+        self.count, self.total, self.first = arm.count, arm.total, arm.first
         self.evidence, self.runs, self.starts = list(arm.evidence), list(arm.runs), list(arm.starts)
         self.after, self.recent, self.bucket = arm.after, arm.recent, arm.bucket
         self._hold_to(arm.baseline)
@@ -144,14 +146,14 @@ class Stream:
         """Count the full block after an alarm, when nothing is learned."""
         self.after = (self.after[0] + self.count, self.after[1] + self.total)
 
-    def turn(self, at: int) -> None:
-        """Remember the full block, which ended at `at`, in the recent score, and open the next."""
+    def turn(self) -> None:
+        """Remember the full block in the recent score, and open the next."""
         n, total = self.bucket[0] + self.count, self.bucket[1] + self.total
         if n >= BUCKET:
             self.recent = (*self.recent[1 - WINDOW // BUCKET :], total / n * BUCKET)
             n, total = 0, 0.0
         self.bucket = (n, total)
-        self.count, self.total, self.seen = 0, 0.0, at
+        self.count, self.total = 0, 0.0
 
     def _here(self) -> Mark:
         return Mark(self.first, self.n, self.s)
@@ -169,7 +171,6 @@ class Stream:
             count=self.count,
             total=self.total,
             first=self.first,
-            seen=self.seen,
             after=self.after,
             recent=self.recent,
             bucket=self.bucket,

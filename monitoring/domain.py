@@ -5,11 +5,12 @@ or about a variant no longer on traffic, is gone with the next reading.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import Any, get_args
+from typing import get_args
 
 import msgspec
+from prometheus_client import Gauge
 
 from experiments.decision import FUTILITY, harm_threshold, promotion_threshold
 from experiments.experiment import Experiment
@@ -17,6 +18,7 @@ from experiments.folding import Evidence
 from experiments.quantities import DOLLAR, SECOND
 from experiments.report import Point, series_points
 from monitoring.families import Families, Reason, Result, RunState
+from monitoring.signals import Reading
 
 _ENDED: dict[Result, RunState] = {
     "admitted": "succeeded",
@@ -98,19 +100,34 @@ class Domain:
 
     def _show_drift(self) -> None:
         gauge = partial(self._families.gauge, labels="program variant signal", led=True)
-        self._drift = {
-            "evidence_ratio": gauge(
-                "drift_evidence_ratio", "Log evidence of a drop, of what raises the alarm; 1 = alarm."
+        self._drift: list[tuple[Gauge, Callable[[Reading], float | None]]] = [
+            (
+                gauge("drift_evidence_ratio", "Log evidence of a change, of what raises the alarm: 1 is an alarm."),
+                lambda reading: reading.evidence_ratio,
             ),
-            "alarm": gauge("drift_alarm", "1 from an alarm until it is closed."),
-            "score": gauge("drift_score_ratio", "Mean score of the last 500 matured predictions."),
-            "baseline": gauge("drift_baseline_score_ratio", "Mean score that the detector has learnt."),
-            "null_score": gauge("drift_null_score_ratio", "Score below which outcomes count as evidence of a drop."),
-            "outcomes": gauge("drift_baseline_outcomes", "Matured outcomes that the detector has seen."),
-            "change_point": gauge("drift_change_timestamp_seconds", "When the drop is estimated to have begun."),
-            "updated_at": gauge("drift_last_update_timestamp_seconds", "When the detector last saw an outcome."),
-        }
+            (gauge("drift_alarm", "1 while an alarm is open, else 0."), lambda reading: reading.alarm_at is not None),
+            (
+                gauge("drift_score_ratio", "Mean score of the last 500 matured predictions."),
+                lambda reading: reading.score,
+            ),
+            (
+                gauge("drift_baseline_score_ratio", "Mean score that the variant is held to."),
+                lambda reading: reading.baseline,
+            ),
+            (
+                gauge("drift_null_score_ratio", "Mean score below which there is evidence."),
+                lambda reading: reading.null_score,
+            ),
+            (gauge("drift_baseline_outcomes", "Matured predictions seen."), lambda reading: reading.outcomes),
+            (
+                gauge("drift_change_timestamp_seconds", "When what raised the open alarm is estimated to have begun."),
+                lambda reading: _seconds(reading.change_point),
+            ),
+        ]
         self._alarms = self._families.counter("drift_alarms", "Alarms raised.", "program variant signal", led=True)
+        self._updated = self._families.gauge(
+            "drift_last_update_timestamp_seconds", "When matured predictions were last taken in.", "program", led=True
+        )
 
     def _show_learning(self) -> None:
         gauge = partial(self._families.gauge, led=True)
@@ -145,8 +162,24 @@ class Domain:
         tell(self._coverage, values={(variant,): share for variant, share in found.coverage.items()})
         tell(self._cost_per_correct, values={(variant,): cost for variant, cost in found.cost_per_correct.items()})
 
-    def drifted(self, program: str, readings: Iterable[Any], alarms: Mapping[tuple[str, str], int]) -> None:
-        """Show what the program's detectors say; `alarms` counts those ever raised, by variant and signal."""
+    def drifted(
+        self,
+        program: str,
+        readings: Collection[Reading],
+        alarms: Mapping[tuple[str, str], int],
+        updated_at: int | None,
+    ) -> None:
+        """Show what the program's detectors say, which last took in predictions at `updated_at` (µs).
+
+        `alarms` counts those ever raised, by variant and signal.
+        """
+        tell = partial(self._families.tell, program=program)
+        for family, of in self._drift:
+            said = {(each.variant, each.signal): of(each) for each in readings}
+            tell(family, values={labels: value for labels, value in said.items() if value is not None})
+        shown = [(each.variant, each.signal) for each in readings]
+        tell(self._alarms, values={labels: alarms.get(labels, 0) for labels in shown})
+        tell(self._updated, values=_maybe(updated_at, SECOND))
 
     def compiled(self, program: str, found: Learning) -> None:
         """Show the program's compile runs."""
@@ -205,6 +238,10 @@ def _recompiles(runs: Mapping[tuple[Reason, RunState], int]) -> dict[tuple[str, 
         for reason in get_args(Reason)
         for result, state in _ENDED.items()
     }
+
+
+def _seconds(at: int | None) -> float | None:
+    return None if at is None else at / SECOND
 
 
 def _maybe(value: float | None, unit: float) -> dict[tuple[str, ...], float]:

@@ -1,7 +1,7 @@
 """Has it become worse? A detector that bets, block by block, against "as good as its baseline".
 
 The mixture Shiryaev-Roberts e-detector of Shin, Ramdas & Rinaldo (doi 10.51387/23-NEJSDS51) on bounded bets
-(Waudby-Smith & Ramdas 2010.09686). With ȳ the mean of B outcomes in a row, each in [0, 1] with 1 as the best, m the null
+(Waudby-Smith & Ramdas 2010.09686). With ȳ the mean of B outcomes in a row, each in [0, 1] and 1 the best, m the null
 score (`baseline`) and λ_k a fixed grid of K stakes,
 
     L_k = 1 + λ_k (m − ȳ)        R_k = (1 + R_k) L_k        D = mean_k R_k        alarm when D ≥ A/B
@@ -10,8 +10,8 @@ While E[ȳ | past] ≥ m every L_k expects to be 1 at most, so D less the number
 number of outcomes to a false alarm is at least A, and within n of them one is raised with probability n/A at most.
 For 0/1 outcomes and B = 1, λ = (m − p)/(m(1 − m)) makes L the likelihood ratio of p against m.
 
-Several arms share one promise. Each has its own baseline and its own R, and beside them runs one stream over all blocks,
-in which each is bet on against its own arm's null ("aware"):
+Several arms share one promise. Each has its own baseline and its own R, and beside them runs one stream over all
+blocks, in which each block is bet on against its own arm's null ("aware"):
 
     D = ½ Σ_arms mean_k R_k + ½ mean_k R_k^aware
 
@@ -29,8 +29,8 @@ import msgspec
 from monitoring.arms import Arm, Stream, known_by, mean
 from monitoring.design import Design
 
-MOST_ARMS = 8
-"""Beyond these the arm that has been silent longest is forgotten. Taking evidence away never breaks the promise."""
+Outcome = tuple[str, int, float]
+"""The arm, the time of the prediction in µs, and the score in [0, 1], 1 being the best."""
 
 
 class Alarm(msgspec.Struct, frozen=True):
@@ -49,12 +49,15 @@ class Detector(msgspec.Struct, frozen=True):
     aware: tuple[float, ...] | None = None
     alarm: Alarm | None = None
 
-    def fold(self, design: Design, outcomes: Iterable[tuple[str, int, float]]) -> "Detector":
-        """The detector after more outcomes, (arm, time in µs, score in [0, 1]) each, in the order of their predictions.
+    def fold(
+        self, design: Design, outcomes: Iterable[Outcome], newcomers: Mapping[str, Arm] | None = None
+    ) -> "Detector":
+        """The detector after more outcomes, in the order of their predictions.
 
-        How the outcomes are divided into calls makes no difference, bit for bit.
+        An arm that is new begins as in `newcomers`, or with nothing. How the outcomes are divided into calls makes no
+        difference, bit for bit.
         """
-        folding = _Folding(self, design)
+        folding = _Folding(self, design, newcomers or {})
         streams, size = folding.streams, design.block
         for name, at, y in outcomes:
             stream = streams.get(name) or folding.enter(name)
@@ -81,34 +84,38 @@ class Detector(msgspec.Struct, frozen=True):
             return self
         fallen = self.alarm.arm
         return Detector(
-            {
-                name: arm.rebased(design) if fallen in (None, name) else arm.cleared()
-                for name, arm in self.arms.items()
-            }
+            {name: arm.rebased(design) if fallen in (None, name) else arm.cleared() for name, arm in self.arms.items()}
         )
 
+    def without(self, name: str) -> "Detector":
+        """The detector without an arm, and without the alarm if it was about that arm alone.
 
-def begin(design: Design, priors: Mapping[str, tuple[int, float]] | None = None) -> Detector:
+        Taking evidence away never breaks the promise.
+        """
+        rest = {known: arm for known, arm in self.arms.items() if known != name}
+        if self.alarm and self.alarm.arm == name:
+            return Detector({known: arm.cleared() for known, arm in rest.items()})
+        return Detector(rest, self.aware, self.alarm)
+
+
+def begin(design: Design, priors: Mapping[str, tuple[int, float]]) -> Detector:
     """No evidence yet. `priors` are number and sum of the outcomes that arms are known by. Raises: ValueError."""
-    return Detector({name: known_by(design, n, s) for name, (n, s) in (priors or {}).items()})
+    return Detector({name: known_by(design, n, s) for name, (n, s) in priors.items()})
 
 
 class _Folding:
     """A detector while outcomes are folded into it: mutable, and never seen outside."""
 
-    def __init__(self, detector: Detector, design: Design) -> None:
-        self.design = design
+    def __init__(self, detector: Detector, design: Design, newcomers: Mapping[str, Arm]) -> None:
+        self.design, self.newcomers = design, newcomers
         self.streams = {name: Stream(arm, design) for name, arm in detector.arms.items()}
         self.levels = {name: arm.level for name, arm in detector.arms.items()}
         self.aware = None if detector.aware is None else list(detector.aware)
         self.alarm = detector.alarm
 
     def enter(self, name: str) -> Stream:
-        """A new arm; the one that has been silent longest makes room."""
-        if len(self.streams) >= MOST_ARMS:
-            silent = min(self.streams, key=lambda known: self.streams[known].seen)
-            del self.streams[silent], self.levels[silent]
-        self.streams[name] = Stream(Arm(), self.design)
+        """Begin with a new arm."""
+        self.streams[name] = Stream(self.newcomers.get(name, Arm()), self.design)
         self.levels[name] = 0.0
         return self.streams[name]
 
@@ -120,7 +127,7 @@ class _Folding:
             stream.learn()
         else:
             stream.put_aside()
-        stream.turn(at)
+        stream.turn()
 
     def _bet(self, name: str, stream: Stream, null: float, at: int) -> None:
         if self.aware is None and len(self.streams) > 1:

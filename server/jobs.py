@@ -1,4 +1,4 @@
-"""The clock. APScheduler says when, the lease says who, and a row with a unique key says that it was not done before."""
+"""The clock. APScheduler says when, a lease says who, a row with a unique key that nobody has done it before."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

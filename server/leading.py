@@ -80,7 +80,7 @@ class Leadership:
         return take_lease(conn, LEADER, self._holder, self._ttl, alone=self._ratchet.settings.embedded)
 
     def _tell(self) -> None:
-        self._ratchet.metrics.leader.set(self.acting is not None)
+        self._ratchet.metrics.led(self.acting is not None)
 
 
 @asynccontextmanager

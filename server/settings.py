@@ -7,7 +7,7 @@
 | `RATCHET_CONFIG` | none | the definitions file to apply at start and to watch |
 | `RATCHET_HOST`, `RATCHET_PORT` | `127.0.0.1`, `8000` | where HTTP is served; port 0 takes a free one |
 | `RATCHET_TICK` | `10s` | the decision tick: seconds, or `500ms`, `10s`, `1m`; from 100ms to 1h |
-| `RATCHET_LEASE` | `15s` | after how long another `ratchet work` takes over from a leader that is gone; from 1s to 10m |
+| `RATCHET_LEASE` | `15s` | after how long another worker takes over from a leader that is gone; from 1s to 10m |
 | `RATCHET_RETAIN` | none: for ever | how long inputs, outputs, labels and comments are kept, such as `90d`; from 1h |
 | `RATCHET_LOG_LEVEL` | `info` | debug, info, warning, error |
 | `RATCHET_LOG_FORMAT` | `console` | console, json |
@@ -38,8 +38,8 @@ SHORTEST_RETENTION = 3600 * SECOND
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one process. Durations in µs; `database_url` may hold a password: show `database` instead.
 
-    `embedded` is set by `ratchet up`: one process owns the data, serves and works. `worker` is set by `ratchet work`: it
-    does not serve. `retain` is None when content is kept for ever.
+    `embedded` is set by `ratchet up`: one process owns the data, serves and works. `worker` is set by `ratchet work`,
+    which does not serve. `retain` is None when content is kept for ever.
     """
 
     data: str = "ratchet-data"

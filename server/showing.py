@@ -46,7 +46,7 @@ async def show(ratchet: Ratchet) -> None:
         name, options = program.name, program.definition.learning
         domain.weighed(name, found.live.get(name))
         domain.compiled(name, learning(found.runs.get(name, ()), options, found.told.get(name), now))
-        domain.drifted(name, (), found.alarms.get(name, {}))
+        domain.drifted(name, (), found.alarms.get(name, {}), None)
 
 
 def _standing(conn: Connection) -> Standing:

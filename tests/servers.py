@@ -40,12 +40,13 @@ class RunningServer:
     def __init__(
         self, data: Path, *, config: Path | None = None, verb: str = "up", environment: Mapping[str, str] | None = None
     ) -> None:
-        arguments = [verb, *(["--config", str(config)] if config else [])]
+        arguments = [verb, *(["--config", str(config)] if config else []), *(["--json"] if verb == "work" else [])]
         settings = {"RATCHET_PORT": "0", "RATCHET_LOG_LEVEL": "warning", **(environment or {})}
         data.mkdir(parents=True, exist_ok=True)
         self._note = data / "server.json"
         self._note.unlink(missing_ok=True)
         self.log = data / "server.log"
+        self._said = self.log.stat().st_size if self.log.exists() else 0
         self.environment = {**os.environ, **settings, "RATCHET_DATA": str(data)}
         self.process = _FORKING.Process(target=_become, args=(arguments, self.environment, str(self.log)))
         self.process.start()
@@ -56,11 +57,18 @@ class RunningServer:
         while time.monotonic() < until:
             if not self.process.is_alive():
                 raise AssertionError(f"the server ended with {self.process.exitcode}:\n{self.log.read_text()}")
-            if self._note.exists():
-                return str(json.loads(self._note.read_bytes())["url"])
+            if url := self._told():
+                return url
             time.sleep(0.01)
         self.kill()
         raise AssertionError(f"the server did not start within a minute:\n{self.log.read_text()}")
+
+    def _told(self) -> str | None:
+        """Its address: in the note that other verbs find it by, or where it leaves none, in what it prints."""
+        if self._note.exists():
+            return str(json.loads(self._note.read_bytes())["url"])
+        printed = self.log.read_bytes()[self._said :] if self.log.exists() else b""
+        return next((json.loads(line)["url"] for line in printed.splitlines() if line.startswith(b'{"url"')), None)
 
     @property
     def pid(self) -> int:

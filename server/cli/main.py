@@ -13,10 +13,10 @@ from server.cli.keys import keys
 from server.cli.operating import freeze, status, unfreeze
 from server.cli.output import Refused
 from server.cli.planning import simulate
-from server.cli.running import demo, migrate, serve, up
+from server.cli.running import demo, migrate, serve, up, work
 
 _GROUPS: list[tuple[str, list[click.Command]]] = [
-    ("Run", [up, serve, migrate, demo, doctor]),
+    ("Run", [up, serve, work, migrate, demo, doctor]),
     ("Define", [check, diff, apply]),
     ("Operate", [status, experiments, simulate, replay, freeze, unfreeze, keys]),
 ]

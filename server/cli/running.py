@@ -1,4 +1,4 @@
-"""up, serve, migrate, demo: the verbs that are a server, or make one ready."""
+"""up, serve, work, migrate, demo: the verbs that are a server, or make one ready."""
 
 import errno
 import logging
@@ -25,22 +25,31 @@ from server.settings import Settings, from_env, unknown
 _DRAINING = 30
 """Seconds that requests under way get to end after the server was told to stop."""
 _NEIGHBOURS = 20
+_WORKS_AT = 8001
+"""Where `ratchet work` listens by default: it may run beside a server on one machine."""
 
 
-def _listening(verb: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option("--config", metavar="FILE", help="Definitions to apply and to follow. [RATCHET_CONFIG]"),
-        click.option("--host", help="Address to listen on. [RATCHET_HOST; 127.0.0.1]"),
-        click.option(
-            "--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for any free one. [RATCHET_PORT; 8000]"
-        ),
-    ):
-        verb = option(verb)
-    return verb
+def _listening(*, port: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options of a verb that listens, on `port` unless told otherwise."""
+
+    def having(verb: Callable[..., None]) -> Callable[..., None]:
+        for option in (
+            click.option("--config", metavar="FILE", help="Definitions to apply and to follow. [RATCHET_CONFIG]"),
+            click.option("--host", help="Address to listen on. [RATCHET_HOST; 127.0.0.1]"),
+            click.option(
+                "--port",
+                type=click.IntRange(0, 65535),
+                help=f"Port to listen on, 0 for any free one. [RATCHET_PORT; {port}]",
+            ),
+        ):
+            verb = option(verb)
+        return verb
+
+    return having
 
 
 @click.command()
-@_listening
+@_listening(port=Settings().port)
 @as_json
 def up(config: str | None, host: str | None, port: int | None, as_json: bool) -> None:
     """Run the embedded server: SQLite, scheduler and HTTP in this one process.
@@ -51,11 +60,26 @@ def up(config: str | None, host: str | None, port: int | None, as_json: bool) ->
 
 
 @click.command()
-@_listening
+@_listening(port=Settings().port)
 @as_json
 def serve(config: str | None, host: str | None, port: int | None, as_json: bool) -> None:
-    """Run one server of several, on the database that RATCHET_DATABASE_URL names; `ratchet migrate` comes first."""
-    _run(_settings(config, host, port, embedded=False), as_json=as_json)
+    """Run one server of several, on the database that RATCHET_DATABASE_URL names; `ratchet migrate` comes first.
+
+    It serves and nothing else: what happens by itself is done by `ratchet work`, of which there must be one.
+    """
+    _run(_settings(config, host, port), as_json=as_json)
+
+
+@click.command()
+@_listening(port=_WORKS_AT)
+@as_json
+def work(config: str | None, host: str | None, port: int | None, as_json: bool) -> None:
+    """Run the scheduler and the compiles beside `ratchet serve`, on the same database.
+
+    Run as many as you like: one leads, and another takes over when it is gone. Over HTTP each shows its health and
+    metrics, and nothing else.
+    """
+    _run(_settings(config, host, port, worker=True), as_json=as_json)
 
 
 @click.command()
@@ -81,14 +105,16 @@ def demo(lm: str, once: bool, as_json: bool) -> None:
     sys.exit(run(from_env(os.environ), lm=lm, once=once, as_json=as_json))
 
 
-def _settings(config: str | None, host: str | None, port: int | None, *, embedded: bool) -> Settings:
+def _settings(
+    config: str | None, host: str | None, port: int | None, *, embedded: bool = False, worker: bool = False
+) -> Settings:
     """The environment's settings with the command line's over them."""
     for sentence in unknown(os.environ):
         click.echo(f"Note: {sentence}", err=True)
-    settings = from_env(os.environ)
+    settings = from_env({"RATCHET_PORT": str(_WORKS_AT), **os.environ} if worker else os.environ)
     given = {"config": config, "host": host, "port": port}
     written = {name: value for name, value in given.items() if value is not None}
-    settings = msgspec.structs.replace(settings, **written, embedded=embedded)
+    settings = msgspec.structs.replace(settings, **written, embedded=embedded, worker=worker)
     if embedded and settings.sqlite_path is None:
         raise Invalid(f"`ratchet up` keeps its data in SQLite; use `ratchet serve` for {settings.database}")
     return settings
@@ -228,7 +254,8 @@ def _welcome(settings: Settings, *, as_json: bool) -> None:
     result = {"url": url, "pid": os.getpid(), "data": settings.data, "database": settings.database}
     show(result, as_json=as_json, human=lambda out: _print_welcome(out, url, settings))
     sys.stdout.flush()
-    presence.announce(Path(settings.data), url)
+    if not settings.worker:  # other verbs look for who can answer them
+        presence.announce(Path(settings.data), url)
 
 
 def _url(settings: Settings) -> str:
@@ -246,7 +273,10 @@ def _print_welcome(out: Console, url: str, settings: Settings) -> None:
         "metrics": f"{url}/metrics",
         "definitions": followed if settings.config else "those last applied; `ratchet apply ratchet.yaml` for new ones",
     }
-    out.print(f"[bold green]Ratchet is running at {url}[/]   [dim]{escape(settings.database)}[/]")
+    if settings.worker:
+        del lines["documentation"]
+    doing = "working; its health is" if settings.worker else "running"
+    out.print(f"[bold green]Ratchet is {doing} at {url}[/]   [dim]{escape(settings.database)}[/]")
     for name, found in lines.items():
         out.print(f"  {name:<14} {escape(found)}")
     out.print("In another terminal: `ratchet status`. Stop with Ctrl-C.")

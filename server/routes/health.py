@@ -13,6 +13,8 @@ from server.health import Readiness, readiness
 from server.openapi import operation
 from server.ratchet import Ratchet
 
+ASK_AGAIN = 2
+"""Seconds after which an unready server may be asked again."""
 UNREADY = ResponseSpec(Readiness, description="It cannot serve; the body says why.", generate_examples=False)
 
 
@@ -32,7 +34,9 @@ async def live() -> Live:
 async def ready(ratchet: NamedDependency[Ratchet]) -> Response[Readiness]:
     """Whether it can serve: 200, or 503 with what is wrong. Send no traffic while it is not."""
     told = await readiness(ratchet)
-    return Response(told, status_code=200 if told.status == "ok" else 503)
+    if told.status == "ok":
+        return Response(told)
+    return Response(told, status_code=503, headers={"Retry-After": str(ASK_AGAIN)})
 
 
 @get("/metrics", tags=["operations"], media_type=MediaType.TEXT, **operation(None))

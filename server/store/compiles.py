@@ -108,18 +108,29 @@ def runs_page(
     return Page([decode(row.body, CompileRun) for row in rows], following)
 
 
-def run_counts(conn: sa.Connection) -> dict[tuple[str, RunState], int]:
-    """How many runs each program has in each state that occurs."""
-    c = compiles.c
-    rows = conn.execute(sa.select(c.program, c.state, sa.func.count()).group_by(c.program, c.state))
-    return {(row[0], row[1]): row[2] for row in rows}
-
-
 def spent_since(conn: sa.Connection, program: str, since: int) -> int:
     """Picodollars that the program's runs asked for at `since` (µs) or later have spent so far."""
     c = compiles.c
     total = sa.select(sa.func.coalesce(sa.func.sum(c.spent), 0)).where(c.program == program, c.created_at >= since)
     return int(conn.scalar(total) or 0)
+
+
+def free_run(conn: sa.Connection) -> bool:
+    """Whether there is a run to be claimed."""
+    return conn.scalar(_free(conn).limit(1)) is not None
+
+
+def _free(conn: sa.Connection) -> sa.Select[tuple[str]]:
+    """The ids of the runs that nobody works on."""
+    c = compiles.c
+    return sa.select(c.compile_id).where(c.state.in_(OPEN), c.expires_at <= database_now(conn))
+
+
+def ended_runs(conn: sa.Connection, ids: Collection[str]) -> set[str]:
+    """Those of these runs that have ended, or never were."""
+    c = compiles.c
+    still = conn.scalars(sa.select(c.compile_id).where(c.compile_id.in_(ids), c.state.in_(OPEN)))
+    return {*ids} - {*still}
 
 
 def claim_run(conn: sa.Connection, holder: str, lease: int, now: int) -> Claim | None:
@@ -128,8 +139,8 @@ def claim_run(conn: sa.Connection, holder: str, lease: int, now: int) -> Claim |
     It was never begun, or its runner has not renewed its lease. `now` (µs) is when this attempt begins.
     """
     c = compiles.c
-    free = sa.select(c.compile_id, c.fence, c.body).where(c.state.in_(OPEN), c.expires_at <= database_now(conn))
-    for row in conn.execute(free.order_by(c.created_at, c.compile_id)).all():
+    free = _free(conn).add_columns(c.fence, c.body).order_by(c.created_at, c.compile_id)
+    for row in conn.execute(free).all():
         found = decode(row.body, CompileRun)
         run = replace(found, state="running", attempt=found.attempt + 1, started_at=found.started_at or now)
         values = {**_columns(run), "holder": holder, "fence": row.fence + 1, "expires_at": database_now(conn) + lease}

@@ -77,7 +77,7 @@ class Store:
         It is not to be closed, and facts are not to be appended through it.
         """
         view = copy.copy(self)
-        view._lease = lease
+        view._lease = lease  # noqa: SLF001 -- one of our own kind
         return view
 
     async def close(self) -> None:
@@ -92,7 +92,7 @@ class Store:
 def _while_held(
     lease: Lease, function: Callable[Concatenate[sa.Connection, P], T]
 ) -> Callable[Concatenate[sa.Connection, P], T]:
-    def run(conn: sa.Connection, *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(conn: sa.Connection, /, *args: P.args, **kwargs: P.kwargs) -> T:
         require_held(conn, lease)
         return function(conn, *args, **kwargs)
 

@@ -45,7 +45,7 @@ def last_finished(conn: sa.Connection) -> dict[str, int]:
 def purge_contents(conn: sa.Connection, before: int) -> int:
     """Delete some of the content of predictions made before `before` (µs), oldest first; returns how many rows.
 
-    A few hundred at a time, so that no prediction waits for it; 0 when none is left. The facts of tests hold none of it.
+    A few hundred at a time, so that no prediction waits for it; 0 when none is left.
     """
     # An id is a UUIDv7, which begins with its millisecond: the primary keys are the index by age.
     first = f"{before // 1000:012x}"

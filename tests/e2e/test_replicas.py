@@ -29,6 +29,7 @@ def test_replicas_agree_and_one_decides_when_the_other_is_killed(tmp_path: Path,
     with (
         RunningServer(tmp_path / "one", verb="serve", config=definitions, environment=at) as one,
         RunningServer(tmp_path / "two", verb="serve", config=definitions, environment=at) as two,
+        RunningServer(tmp_path / "three", verb="work", environment=at),
     ):
         with one.client() as http:
             http.post("/v1/programs/triage/variants", json={"name": "better", "instructions": GOOD})

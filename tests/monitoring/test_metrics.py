@@ -1,6 +1,7 @@
 from experiments.facts import Call
 from experiments.quantities import DOLLAR
-from monitoring.metrics import OFF_TRAFFIC, Metrics
+from monitoring.families import OFF_TRAFFIC
+from monitoring.metrics import Metrics
 from tests.store.made import prediction
 
 

@@ -222,6 +222,8 @@ def test_simulate_tells_what_an_experiment_would_take(verb: Verb) -> None:
     assert "Better by the minimum effect: promoted in" in told.stdout
     plan = answered(verb("simulate", "triage", "-u", "5000", "-b", "correct=0.7", "-o", "min_effect=0.1", "--json"))
     assert [scenario["effect"] for scenario in plan["scenarios"]] == [-0.1, 0.0, 0.1, 0.2]
+    pairs = verb("simulate", "triage", "-u", "5000", "-b", "correct=0.7", "-o", "pairs=true", "--agreement", "0.9")
+    assert "assumed correct 0.7, agreement 0.9" in " ".join(pairs.stdout.split())
     assert verb("simulate", "triage", "-u", "0", "-b", "correct=0.7").exit_code == 1
     assert verb("simulate", "triage").exit_code == 2
 

@@ -39,6 +39,7 @@ def test_without_its_database_a_process_refuses_before_a_model_is_called_and_rec
                 assert int(refused.headers["retry-after"]) >= 1
                 ready = await app.http.get("/health/ready")
                 assert (ready.status_code, ready.json()["status"]) == (503, "failing")
+                assert int(ready.headers["Retry-After"]) > 0
                 assert (await app.http.get("/health/live")).status_code == 200
                 assert asked == 1
             finally:

@@ -274,6 +274,18 @@ async def test_a_plan_without_a_baseline_takes_the_champions_own_outcomes(sqlite
         assert plan["baseline"]["correct"] == 0.75
 
 
+async def test_a_plan_knows_what_covariates_explain_and_shares_that_follow_the_evidence(sqlite_url: str) -> None:
+    async with application(sqlite_url) as app:
+        asked: dict[str, Any] = {"program": "triage", "units_per_day": 5000, "baseline": {"correct": 0.7}}
+        asked |= {"min_effect": 0.1, "min_duration": 0, "split": {"base": 0.9, "base-aa": 0.1}}
+        changes: list[dict[str, Any]] = [{}, {"allocation": "adaptive"}, {"covariates": ["kind"], "explained": 0.5}]
+        found = [(await app.http.post(f"{EXPERIMENTS}/plan", json={**asked, **change})).json() for change in changes]
+        fixed, adaptive, explained = (plan["expected_units"]["mean"] for plan in found)
+        assert adaptive < fixed, "a winner gets its traffic sooner, and more even shares tell more"
+        assert explained < 0.75 * fixed
+        assert [plan["explained"] for plan in found] == [0, 0, 0.5]
+
+
 @pytest.mark.parametrize(
     ("change", "pointer"),
     [
@@ -284,6 +296,11 @@ async def test_a_plan_without_a_baseline_takes_the_champions_own_outcomes(sqlite
         ({"challengers": ["nobody"]}, "/challengers/0"),
         ({"program": "triag"}, "/program"),
         ({"unit_per_day": 3}, "/unit_per_day"),
+        ({"agreement": 0.9}, "/agreement"),
+        ({"pairs": True, "agreement": 1.1}, "/agreement"),
+        ({"pairs": True, "explained": 0.3}, "/explained"),
+        ({"explained": 0.3}, "/explained"),
+        ({"covariates": ["kind"], "explained": 1}, "/explained"),
     ],
 )
 async def test_a_wrong_plan_is_refused_at_its_field(change: dict[str, Any], pointer: str, sqlite_url: str) -> None:

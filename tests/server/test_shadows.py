@@ -199,13 +199,19 @@ def test_what_cannot_be_paired_is_refused(sqlite_url: str, options: dict[str, An
     asyncio.run(play())
 
 
-def test_a_plan_of_pairs_is_refused_rather_than_wrong(sqlite_url: str) -> None:
+def test_a_plan_of_pairs_takes_the_fewer_units_the_more_often_answers_agree(sqlite_url: str) -> None:
     async def play() -> None:
         async with application(sqlite_url) as app:
-            wanted = {"program": "triage", "pairs": True, "units_per_day": 100, "baseline": {"correct": 0.7}}
-            answer = await app.http.post("/v1/experiments/plan", json=wanted)
-            assert answer.status_code == 400, answer.text
-            assert "plan with `pairs: false`" in answer.text
+            asked = {"program": "triage", "units_per_day": 4000, "baseline": {"correct": 0.7}, "min_effect": 0.05}
+            asked["min_duration"] = 0
+            found = [
+                (await app.http.post("/v1/experiments/plan", json={**asked, **how})).raise_for_status().json()
+                for how in ({"pairs": True, "agreement": 0.9}, {"pairs": True}, {})
+            ]
+            assert [plan["agreement"] for plan in found] == [0.9, None, None]
+            often, by_chance, split = (plan["expected_units"]["mean"] for plan in found)
+            assert 3 * often < by_chance < split
+            assert found[0]["chances"]["promote"] > 0.8
 
     asyncio.run(play())
 

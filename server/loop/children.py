@@ -1,0 +1,95 @@
+"""The child process that compiles: started apart from everything the server has, and ended for certain.
+
+It gets its run directory and the keys of language models from the environment, and no way to the database. It ends by
+itself when the server dies, because the standard input that they share then closes.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import learning
+
+_PATIENCE = 5.0
+"""Seconds a child gets at each step on the way from being asked to being killed."""
+_NICENESS = 15
+"""Serving comes first: with this, compiling beside it raised the 99th percentile of latency by half at most."""
+_SECRET = ("RATCHET_", "PG")
+"""What variables begin with that lead to the database, or to this server."""
+
+
+class Child:
+    """A running child process."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    @classmethod
+    def start(cls, directory: Path, environ: Mapping[str, str]) -> "Child":
+        """Start one on a run directory. Blocks for some milliseconds. Raises: OSError."""
+        with (directory / "stdout.txt").open("ab") as out, (directory / "stderr.txt").open("ab") as errors:
+            # Ours alone: its session is its own, so that a Ctrl-C meant for the server does not reach it.
+            process = subprocess.Popen(  # noqa: S603 -- our own module, by a fixed command line
+                [sys.executable, "-m", "learning.child", str(directory.absolute())],
+                cwd=directory,
+                env=environment(directory, environ),
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=errors,
+                start_new_session=True,
+            )
+        with suppress(OSError):  # it is gone already: its end tells more
+            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
+        return cls(process)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, below zero for a signal; None while it runs."""
+        return self._process.poll()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to it and to all that it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def end(self) -> None:
+        """See to it that it does not run any more: close its standard input, then SIGTERM, then SIGKILL. Blocks."""
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._ended_within(_PATIENCE):
+                return
+            self.signal(number)
+        self._process.wait()
+
+    def _ended_within(self, seconds: float) -> bool:
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+def environment(directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a child gets: the server's, less what leads to the database, and a cache of its own."""
+    kept = {name: value for name, value in environ.items() if not name.startswith(_SECRET) and "DATABASE" not in name}
+    return {
+        **kept,
+        "DSPY_CACHEDIR": str(directory.absolute() / "cache"),
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        # Programs may name modules that stand beside their definitions file, which only this process was told of.
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(learning.__file__).parent.parent), *(path for path in sys.path if path)]
+        ),
+        "PYTHONUNBUFFERED": "1",
+    }
