@@ -200,12 +200,12 @@ def unit_value(experiment: Experiment, name: str, unit: Entrant, cut: int) -> fl
     observed = [
         value
         for exposure in _counted(experiment, unit, cut)
-        if (value := _observe(metric, exposure, _values(experiment, unit, exposure, cut).get(name))) is not None
+        if (value := observe(metric, exposure, _values(experiment, unit, exposure, cut).get(name))) is not None
     ]
     return sum(observed) / len(observed) if observed else None
 
 
-def _observe(metric: Metric, exposure: Exposure, reported: float | None) -> float | None:
+def observe(metric: Metric, exposure: Exposure, reported: float | None) -> float | None:
     """The value of one prediction: failures count as the worst value, missing outcomes as the metric says."""
     if metric.kind == "error":
         return float(exposure.failed)

@@ -27,9 +27,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, tag="attempt", tag_fiel
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an LM said instead of answering; `code` is lm15's canonical one (`auth`, `server`, `rate_limit`, ...)."""
+    """What an LM said instead of answering; `kind` is lm15's name for it (`AuthError`, `ServerError`, ...)."""
 
-    code: str
+    kind: str
     message: str
     status: int | None = None
     retry_after: float | None = None

@@ -26,6 +26,10 @@ class Single(dspy.Module):  # type: ignore[misc]  # DSPy ships no types
         super().__init__()
         self.predict = dspy.Predict(signature)
 
+    def forward(self, **inputs: Any) -> Any:
+        """The predictor's answer, as optimizers ask for it."""
+        return self.predict(**inputs)
+
     async def aforward(self, **inputs: Any) -> Any:
         """The predictor's answer."""
         return await self.predict.acall(**inputs)

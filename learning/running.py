@@ -163,10 +163,10 @@ async def _output(program: Program, given: dict[str, Any], seconds: float) -> di
         return LmFailed("the program cancelled itself")
     except (Exception, SystemExit) as error:  # noqa: BLE001  # an operator's own code may raise anything
         return _late(seconds) if limit.expired() else _failure(error)
-    return _late(seconds) if limit.expired() else _shown(program.blueprint, answer)
+    return _late(seconds) if limit.expired() else shown(program.blueprint, answer)
 
 
-def _shown(plan: Blueprint, answer: Any) -> dict[str, Any] | LmError:
+def shown(plan: Blueprint, answer: Any) -> dict[str, Any] | LmError:
     """The output fields of an answer as JSON values; whatever else the program returned is left out."""
     if not isinstance(answer, (dict, dspy.Prediction)):
         return LmFailed(f"the program returned a {type(answer).__name__}, not a dspy.Prediction")

@@ -25,11 +25,11 @@ IN_A_ROW: dict[Role, int] = {"student": 8, "reflection": 3}
 _PATIENCE = 0.5
 """Seconds after which a waiting call looks at the clock again."""
 
-StopKind = Literal["budget", "enough", "void", "cancelled", "broken"]
+StopKind = Literal["budget", "void", "cancelled", "broken"]
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Why no further call is made. `enough`: there is nothing more to find; `broken`: this machine failed."""
+    """Why no further call is made. `broken`: this machine failed."""
 
     kind: StopKind
     reason: str
@@ -39,16 +39,17 @@ class Spending:
     """The run's means. `limit` is in picodollars (None: no bound), `time` in µs of work over all attempts.
 
     `earlier` was paid where the ledger does not know of it. `kept_back` and `kept_time` are for what follows the
-    optimizer, and are released by `resume`.
+    optimizer, and are released by `resume`. `paid` and `latency` add up what answers cost and took, also where an
+    earlier attempt got them; `failed` counts calls that failed for good, `fault` is the latest such failure.
     """
 
-    def __init__(
-        self, ledger: Ledger, *, limit: int | None, time: int, earlier: int, clock: Callable[[], int]
-    ) -> None:
+    def __init__(self, ledger: Ledger, *, limit: int | None, time: int, earlier: int, clock: Callable[[], int]) -> None:
         self.ledger = ledger
         self.kept_back = self.kept_time = 0
         self.latency: dict[Role, int] = {"student": 0, "reflection": 0}
         self.paid: dict[Role, int] = {"student": 0, "reflection": 0}
+        self.failed: dict[Role, int] = {"student": 0, "reflection": 0}
+        self.fault: str | None = None
         self._limit = limit
         self._time = time
         self._earlier = earlier
@@ -75,9 +76,9 @@ class Spending:
         return None if self._limit is None else max(0, self._limit - self.spent)
 
     def stop(self, kind: StopKind, reason: str) -> None:
-        """No call is admitted from now on. Of several reasons the first one stands, unless it was a mere budget."""
+        """No call is admitted from now on. The first reason stands, unless the run is cancelled or its disk full."""
         with self._changed:
-            if self._stop is None or (self._stop.kind in ("budget", "enough") and kind not in ("budget", "enough")):
+            if self._stop is None or kind in ("cancelled", "broken"):
                 self._stop = Stop(kind, reason)
             self._changed.notify_all()
 
@@ -85,12 +86,13 @@ class Spending:
         """The optimizer has ended: what was kept back may be used now, unless the run as a whole has failed."""
         with self._changed:
             self.kept_back = self.kept_time = 0
-            if self._stop is not None and self._stop.kind in ("budget", "enough"):
+            if self._stop is not None and self._stop.kind == "budget":
                 self._stop = None
 
     def admits(self, most: int) -> bool | None:
-        """Sets aside the most a call can cost; None where it would fit once other calls have ended, False when the run
-        is stopped, or stops because of it. Every call admitted is to be settled.
+        """Sets aside the most a call can cost; False when the run is stopped, or stops because of it.
+
+        None where the call would fit once others have ended. Every call admitted is to be settled.
         """
         with self._changed:
             self._check_time()
@@ -123,9 +125,13 @@ class Spending:
 
     def heard(self, role: Role, fault: str | None) -> None:
         """An LM has answered, or failed for good with `fault`; too many failures void the run."""
+        if self._stop is not None:
+            return
         with self._changed:
             recent = self._recent[role]
             recent.append(fault is not None)
+            self.failed[role] += fault is not None
+            self.fault = fault or self.fault
             row = IN_A_ROW[role]
             down = len(recent) >= row and all(list(recent)[-row:])
             failing = len(recent) == RECENT and sum(recent) > TOLERATED * RECENT

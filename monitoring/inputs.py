@@ -5,9 +5,9 @@ names an effect beside its p-value, because with enough inputs any difference is
 
 - Numbers: by rank, two-sided (Mann & Whitney 1947). Effect: the rank-biserial correlation, −1 to 1.
 - Categories: χ², rare ones taken together. Effect: Cramér's V, 0 to 1.
-- Texts: a linear classifier of hashed words learns on one half of both samples to tell them apart; on the other half its
-  scores are compared by rank (a classifier two-sample test, Lopez-Paz & Oquab 1610.06545). Effect: as for numbers. The
-  usual "AUC above .55" is no test: with 50 texts a side that happens in 12 of 100 cases without any drift.
+- Texts: a linear classifier of hashed words learns on one half of both samples to tell them apart; on the other half
+  its scores are compared by rank (a classifier two-sample test, Lopez-Paz & Oquab 1610.06545). Effect: as for numbers.
+  The usual "AUC above .55" is no test: with 50 texts a side that happens in 12 of 100 cases without any drift.
 """
 
 import math
@@ -37,14 +37,15 @@ MOST_CATEGORIES = 20
 _EXPECTED = 5
 _DIMENSIONS = 4096
 _RIDGE = 1.0
+_HUGE = 1e300
 _WORD = re.compile(r"\w+")
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One field. `effect` and `p_value` are None where nothing can be said, and `reason` tells why."""
+    """One field, and how many values the samples have. Where nothing can be said of it, `reason` tells why."""
 
     field: str
-    kind: Kind | None
+    kind: Kind
     reference: int
     recent: int
     effect: float | None = None
@@ -83,7 +84,7 @@ def _finding(name: str, before: list[Any], now: list[Any], seed: int) -> Finding
 
 
 def _kind(values: list[Any]) -> Kind:
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    if all(isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _HUGE for value in values):
         return "numeric"
     if all(isinstance(value, bool | str) for value in values) and len(set(values)) <= MOST_CATEGORIES:
         return "categorical"

@@ -27,7 +27,18 @@ from server.definitions.places import importable_beside
 from server.errors import HANDLERS
 from server.parameters import refuse_unknown
 from server.ratchet import Ratchet
-from server.routes import definitions, experiments, health, keys, operations, outcomes, predict, programs, variants
+from server.routes import (
+    compiles,
+    definitions,
+    experiments,
+    health,
+    keys,
+    operations,
+    outcomes,
+    predict,
+    programs,
+    variants,
+)
 from server.settings import Settings
 from server.store import Store
 from server.store.blocks import latest_horizon
@@ -38,7 +49,7 @@ from server.traffic import Traffic
 POLL_EVERY = 0.5
 """Seconds between looks at what other processes changed; they are seen within one."""
 LARGEST_BODY = 10 * 2**20
-ROUTES = (predict, outcomes, programs, variants, experiments, definitions, operations, keys, health, openapi)
+ROUTES = (predict, outcomes, programs, variants, experiments, compiles, definitions, operations, keys, health, openapi)
 
 
 @asynccontextmanager

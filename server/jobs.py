@@ -11,6 +11,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from experiments.errors import RatchetError
 from experiments.quantities import SECOND
 from server.leading import Leadership, standing
+from server.loop.drifting import drift
 from server.loop.retaining import retain
 from server.ratchet import Ratchet
 from server.store.idempotency import purge_keys
@@ -35,6 +36,7 @@ def jobs(ratchet: Ratchet) -> list[Job]:
     return [
         Job("decide", tick, ratchet.settings.tick),
         Job("watch", watch, ratchet.settings.tick),
+        Job("drift", drift, ratchet.settings.tick),
         Job("sweep", _sweep, SWEEP_EVERY),
         Job("retain", retain, RETAIN_EVERY),
     ]

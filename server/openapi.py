@@ -35,6 +35,7 @@ TAGS = {
     "serving": "Predict, and report what became of a prediction.",
     "programs": "What is served: programs, their immutable variants, the examples browser, figures per variant.",
     "experiments": "Variants on trial: split, evidence, verdict, promotion, rollback.",
+    "learning": "Compile runs: recompile a program from what was reported about its predictions.",
     "operations": "The state of the whole server, the switch that stops every automatic act, API keys.",
 }
 DESCRIPTION = """

@@ -44,6 +44,16 @@ _LONGEST = 24 * 3600 * 10**6
 """How far back in µs a missed time is looked for. Longer ago, a compile would not be what was scheduled."""
 
 
+def month_of(now: int) -> int:
+    """When (µs) the calendar month of `now` began, in UTC.
+
+    >>> month_of(40 * 24 * 3600 * 10**6) == 31 * 24 * 3600 * 10**6
+    True
+    """
+    began = (_EPOCH + now * _MICROSECOND).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return (began - _EPOCH) // _MICROSECOND
+
+
 def _named(field: str) -> str:
     """Days of the week by name, ranges written out: `5-7` is fri,sat,sun."""
     return ",".join(name for part in field.split(",") for name in _names(part))

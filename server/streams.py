@@ -33,7 +33,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 def stop_streams(app: Litestar) -> None:
-    """End every stream soon: the server was told to stop, and would wait for them. May be called by a signal handler."""
+    """End every stream soon: the server was told to stop, and would wait for them. Safe in a signal handler."""
     app.state.stopping = True
 
 

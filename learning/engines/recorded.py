@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 from dspy import lm15
-from dspy._vendor.lm15.errors import canonical_error_code, error_class_for_code
-from dspy._vendor.lm15.serde import request_to_dict, response_from_dict, response_to_dict
+from dspy.clients.call_result import response_from_dict, response_to_dict  # dspy.lm15 itself does not offer them
+from dspy.clients.execution import request_to_dict
 
 from learning.definitions import LmSettings
 from learning.ledger import Entry, Failure, Ledger, Role
@@ -84,7 +84,7 @@ class Account:
         cost = 0 if self._settings.price is not None else None
         if isinstance(answer, lm15.LM15Error):
             failure = Failure(
-                code=canonical_error_code(answer),
+                kind=type(answer).__name__,
                 message=" ".join(str(answer).split())[:500],
                 status=answer.status,
                 retry_after=answer.retry_after,
@@ -114,7 +114,7 @@ class Account:
         return lm15.ConfigurationError(f"the run has stopped: {stop.reason if stop else ''}")
 
     def enter(self, entry: Entry, most: int) -> Entry:
-        """Puts the call on record. Raises: ConfigurationError when it cannot be recorded: then it is not used either."""
+        """Puts the call on record. Raises: ConfigurationError when it cannot be: then it is not used either."""
         try:
             self.ledger.record(entry)
         except OSError as error:
@@ -131,7 +131,7 @@ class Account:
             tally.append(entry)
         if entry.failure is None:
             return response_from_dict(entry.response or {})
-        kind = error_class_for_code(entry.failure.code)
+        kind = getattr(lm15, entry.failure.kind, lm15.ProviderError)
         if issubclass(kind, _FATAL):
             self.spending.stop("void", f"the {self.role} LM refuses: {entry.failure.message}")
         pause = entry.failure.retry_after if fresh else 0.0
@@ -211,7 +211,7 @@ class AsyncRecordedEngine:
 
     async def _paid(self, request: lm15.Request, key: str) -> Entry:
         account, most = self._account, self._account.most(request)
-        while (admitted := account.spending.admits(most)) is None:
+        while (admitted := account.spending.admits(most)) is None:  # noqa: ASYNC110  # other threads wait for it too
             await asyncio.sleep(_PAUSE)
         if not admitted:
             raise account.refusal()

@@ -4,7 +4,10 @@
 """
 
 import ipaddress
+import json
 import os
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +18,8 @@ from server.presence import present
 from server.settings import Settings, from_env
 
 _PATIENCE = httpx.Timeout(60.0, connect=5.0)
+_LOST = 60.0
+"""Seconds without a server after which a stream is given up."""
 
 
 class Server:
@@ -70,6 +75,28 @@ class Server:
                 break
         return items
 
+    def events(self, path: str) -> Iterator[tuple[str, Any]]:
+        """The server-sent events of a stream, by name, until the one called `end`. Raises: Refused.
+
+        A connection that is lost is made again, and goes on after the last event seen.
+        """
+        after, until = "", time.monotonic() + _LOST
+        while True:
+            try:
+                with self._http.stream("GET", path, headers={"Last-Event-ID": after} if after else None) as response:
+                    if response.is_error:
+                        response.read()
+                        raise Refused(self._refusal(response))
+                    for number, name, data in _messages(response.iter_lines()):
+                        after, until = number or after, time.monotonic() + _LOST
+                        yield name, data
+                        if name == "end":
+                            return
+            except httpx.TransportError as error:
+                if time.monotonic() > until:
+                    raise Refused(f"no server answers at {self.url} any more ({error})") from None
+            time.sleep(1.0)
+
     def _ask(self, method: str, path: str, **request: Any) -> Any:
         try:
             response = self._http.request(method, path, **request)
@@ -101,6 +128,19 @@ class Server:
         if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
             lines.append(f"The server's log has it under the request id {problem.get('request_id')}.")
         return "\n".join(lines)
+
+
+def _messages(lines: Iterable[str]) -> Iterator[tuple[str, str, Any]]:
+    """Id, name and decoded data of each message."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif fields:
+            if "data" in fields:
+                yield fields.get("id", ""), fields.get("event", ""), json.loads(fields["data"])
+            fields = {}
 
 
 def _here(url: str) -> bool:

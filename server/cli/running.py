@@ -124,9 +124,11 @@ def _run(settings: Settings, *, as_json: bool) -> None:
     """Serve until told to stop. Raises: whatever keeps the server from starting."""
     listener = bind(settings.host, settings.port, Path(settings.data))
     from server.app import create_app
+    from server.streams import stop_streams
 
     settings = msgspec.structs.replace(settings, port=listener.getsockname()[1])
-    watched = _Watched(create_app(settings))
+    app = create_app(settings)
+    watched = _Watched(app)
     server = _Server(
         uvicorn.Config(
             watched,
@@ -140,6 +142,7 @@ def _run(settings: Settings, *, as_json: bool) -> None:
             timeout_graceful_shutdown=_DRAINING,
         ),
         on_started=lambda: _welcome(settings, as_json=as_json),
+        on_stopping=lambda: stop_streams(app),
         on_stopped=lambda: presence.withdraw(Path(settings.data)),
     )
     logging.getLogger("uvicorn.error").addFilter(lambda record: server.started or record.levelno < logging.ERROR)
@@ -182,10 +185,16 @@ class _Server(uvicorn.Server):
     """A server that says when it has started and stopped."""
 
     def __init__(
-        self, config: uvicorn.Config, *, on_started: Callable[[], None], on_stopped: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        *,
+        on_started: Callable[[], None],
+        on_stopping: Callable[[], None],
+        on_stopped: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._on_stopping = on_stopping
         self._on_stopped = on_stopped
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -198,6 +207,7 @@ class _Server(uvicorn.Server):
         """Drain and stop. Ctrl-C again: end at once, as kill -9 would; what was acknowledged is on disk."""
         if self.should_exit and sig == signal.SIGINT:
             os._exit(128 + sig)
+        self._on_stopping()
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

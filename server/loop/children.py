@@ -1,7 +1,7 @@
 """The child process that compiles: started apart from everything the server has, and ended for certain.
 
-It gets its run directory and the keys of language models from the environment, and no way to the database. It ends by
-itself when the server dies, because the standard input that they share then closes.
+It gets a run directory, the keys of language models in its environment, and no way to the database; see
+`learning/child.py`. It ends by itself when the server dies, because the standard input that they share then closes.
 """
 
 import os
@@ -16,10 +16,8 @@ import learning
 
 _PATIENCE = 5.0
 """Seconds a child gets at each step on the way from being asked to being killed."""
-_NICENESS = 15
-"""Serving comes first: with this, compiling beside it raised the 99th percentile of latency by half at most."""
-_SECRET = ("RATCHET_", "PG")
-"""What variables begin with that lead to the database, or to this server."""
+_SECRET = ("RATCHET_", "PG", "POSTGRES", "DATABASE_URL")
+"""What variables begin with that could lead to the database, or to this server."""
 
 
 class Child:
@@ -36,14 +34,12 @@ class Child:
             process = subprocess.Popen(  # noqa: S603 -- our own module, by a fixed command line
                 [sys.executable, "-m", "learning.child", str(directory.absolute())],
                 cwd=directory,
-                env=environment(directory, environ),
+                env=environment(environ),
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=errors,
                 start_new_session=True,
             )
-        with suppress(OSError):  # it is gone already: its end tells more
-            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
         return cls(process)
 
     @property
@@ -80,16 +76,11 @@ class Child:
         return True
 
 
-def environment(directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that a child gets: the server's, less what leads to the database, and a cache of its own."""
-    kept = {name: value for name, value in environ.items() if not name.startswith(_SECRET) and "DATABASE" not in name}
-    return {
-        **kept,
-        "DSPY_CACHEDIR": str(directory.absolute() / "cache"),
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        # Programs may name modules that stand beside their definitions file, which only this process was told of.
-        "PYTHONPATH": os.pathsep.join(
-            [str(Path(learning.__file__).parent.parent), *(path for path in sys.path if path)]
-        ),
-        "PYTHONUNBUFFERED": "1",
-    }
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a child gets: the server's, less what leads to the database.
+
+    Programs may name modules that stand beside their definitions file, which only this process was told of.
+    """
+    kept = {name: value for name, value in environ.items() if not name.startswith(_SECRET)}
+    here = str(Path(learning.__file__).parent.parent)
+    return {**kept, "PYTHONPATH": os.pathsep.join([here, *(path for path in sys.path if path)])}

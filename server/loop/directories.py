@@ -70,7 +70,7 @@ class Directory:
 
     def clear(self) -> None:
         """Take away what told an earlier child to end, and that it did."""
-        for name in ("cancel", "result.json"):
+        for name in ("cancel", "gepa.stop", "result.json"):
             (self.path / name).unlink(missing_ok=True)
 
     def ask_to_end(self) -> None:

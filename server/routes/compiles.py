@@ -66,11 +66,12 @@ async def create_compile(
     Refused while another run of the program has not ended, and where it could not succeed: the problem names the cure.
     """
     served = ratchet.traffic.program(program)
-    wish = requesting.Wish.read(data.optimizer, data.budget_usd)
+    budget = requesting.dollars_written(data.budget_usd)
+    wish = requesting.Wish(actor=actor(request), optimizer=data.optimizer, budget=budget)
     if data.dry_run:
         expected = await requesting.estimated(ratchet, served, wish)
         return Response(wire.dry_run(expected), status_code=200)
-    run = await requesting.asked_for(ratchet, served, wish, actor(request))
+    run = await requesting.asked_for(ratchet, served, wish)
     return Response(wire.compile_run(run), status_code=202, headers={"Location": f"/v1/compiles/{run.compile_id}"})
 
 

@@ -154,3 +154,16 @@ def _scores(
     for variant, metric, n, mean, failed in conn.execute(query.group_by(f.variant, f.metric)):
         found.setdefault(variant, {})[metric] = Score(n, mean, failed)
     return found
+
+
+def tokens_per_prediction(
+    conn: sa.Connection, program: str, variant: str, latest: int = 500
+) -> tuple[float, float] | None:
+    """Mean input and output tokens of the latest predictions that a variant answered itself; None without any."""
+    p = predictions.c
+    mine = sa.select(p.input_tokens, p.output_tokens).where(
+        p.program == program, p.variant == variant, p.status == "ok"
+    )
+    some = mine.order_by(p.created_at.desc()).limit(latest).subquery()
+    given, made = conn.execute(sa.select(sa.func.avg(some.c.input_tokens), sa.func.avg(some.c.output_tokens))).one()
+    return None if given is None else (float(given), float(made))

@@ -8,6 +8,7 @@ from msgspec import Meta
 from learning.compiling import CompileRun as DomainRun
 from learning.compiling import Event as DomainEvent
 from learning.compiling import Optimizer, Progress, Reason, RunState, Verdict
+from learning.estimates import Estimate
 from server.wire.scalars import Money, Time, moment, moment_or_none, usd
 
 EventKind = Literal[
@@ -145,6 +146,16 @@ def compile_event(number: int, event: DomainEvent) -> CompileEvent:
         spent_usd=usd(event.spent) or "0",
         predictor=event.predictor,
         text=event.text,
+    )
+
+
+def dry_run(found: Estimate) -> DryRun:
+    """What a run would take."""
+    return DryRun(
+        student_calls=found.student_calls,
+        reflection_calls=found.reflection_calls,
+        cost_usd=usd(found.cost),
+        min_metric_calls=found.min_metric_calls,
     )
 
 

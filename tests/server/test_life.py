@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -26,6 +26,7 @@ from experiments.decision import Conclude, Drop, Fill, Step
 from experiments.errors import RatchetError
 from experiments.experiment import By, Decision, Experiment, Verdict
 from experiments.facts import Outcome, Prediction
+from experiments.metrics import Metric
 from experiments.quantities import SECOND
 from experiments.settings import ExperimentOptions
 from server.store import Connection
@@ -38,12 +39,24 @@ from server.trials import acts, watching
 from server.trials.acts import Act
 from server.trials.replay import replay
 from server.trials.ticking import fold, register, settle
-from tests.server.world import METRICS
 
+METRICS = {
+    "correct": Metric(kind="boolean", role="goal", expected="all"),
+    "failures": Metric(kind="error", role="guardrail", margin=0.5),
+}
 VARIANTS = ("base", "left", "right")
 UNITS = [f"unit-{n}" for n in range(24)]
-SHARES = st.sampled_from([0.1, 0.3, 0.6])
-VERDICTS: list[Verdict] = [verdict for verdict in get_args(Verdict) if verdict not in ("stopped", "promote")]
+ACTIONS = ("start", "pause", "resume", "stop", "promote", "roll_back", "reshare")
+DRAFT: dict[str, Any] = {
+    "others": st.permutations(VARIANTS),
+    "several": st.booleans(),
+    "aa": st.sampled_from([False, False, False, True]),
+    "promotion": st.sampled_from(["auto", "recommend"]),
+    "randomize": st.sampled_from(["unit", "request"]),
+    "share": st.sampled_from([0.0, 0.3]),
+    "ramp": st.sampled_from([(), (0.2, 0.5)]),
+}
+VERDICTS: list[Verdict] = [verdict for verdict in get_args(Verdict) if verdict != "stopped"]
 
 
 class Model:
@@ -53,6 +66,8 @@ class Model:
         self.champion = "base"
         self.state: dict[str, str] = {}
         self.verdict: dict[str, str | None] = {}
+        self.against: dict[str, str] = {}
+        """The champion each was drafted against."""
         self.rolled_back: set[str] = set()
         self.levels: dict[str, bool] = {}
         """Of every experiment that drew a level, in order: whether the engine promoted by it."""
@@ -65,6 +80,12 @@ class Model:
         """The experiment that is running or paused."""
         return next((one for one, state in self.state.items() if state in ("running", "paused")), None)
 
+    @property
+    def next(self) -> str | None:
+        """The latest draft that was made against the present champion."""
+        fit = [one for one, state in self.state.items() if state == "draft" and self.against[one] == self.champion]
+        return fit[-1] if fit else None
+
     def conclude(self, one: Experiment, verdict: Verdict, winner: str | None, by: By) -> None:
         self.state[one.experiment_id], self.verdict[one.experiment_id] = "concluded", verdict
         if one.experiment_id in self.levels:
@@ -75,8 +96,8 @@ class Model:
             self.watched = one.experiment_id if one.settings.holdback else None
 
     def roll_back(self, one: Experiment) -> None:
-        if self.live is not None:
-            self.state[self.live], self.verdict[self.live] = "concluded", "invalid"
+        if (live := self.live) is not None:
+            self.state[live], self.verdict[live] = "concluded", "invalid"
         self.champion = self.standing.pop()[1]
         self.rolled_back.add(one.experiment_id)
         self.watched = None
@@ -84,8 +105,6 @@ class Model:
 
 class Life(RuleBasedStateMachine):
     """One program, and all that may be done to its experiments."""
-
-    experiments = Bundle("experiments")
 
     def __init__(self, conn: Connection) -> None:
         super().__init__()
@@ -104,23 +123,17 @@ class Life(RuleBasedStateMachine):
         finally:
             self.outer.rollback()
 
-    # Drafts.
+    @initialize(rates=st.tuples(*[st.sampled_from([0.0, 0.5, 1.0])] * 3), **DRAFT)
+    def begin(self, rates: tuple[float, ...], **drawn: Any) -> None:
+        self.rates = dict(zip(VARIANTS, rates, strict=True))
+        self.draft(**drawn)
 
-    @rule(
-        target=experiments,
-        others=st.permutations(VARIANTS),
-        several=st.booleans(),
-        aa=st.sampled_from([False, False, False, True]),
-        promotion=st.sampled_from(["auto", "recommend"]),
-        randomize=st.sampled_from(["unit", "request"]),
-        share=st.sampled_from([0.0, 0.3]),
-        ramp=st.sampled_from([(), (0.2, 0.5)]),
-    )
-    def draft(self, others: list[str], *, several: bool, aa: bool, promotion: Any, share: float, **how: Any) -> str:
+    @rule(**DRAFT)
+    def draft(self, others: list[str], *, several: bool, aa: bool, promotion: Any, share: float, **how: Any) -> None:
         self.now += SECOND
         champion, number = self.model.champion, len(self.model.state)
         challengers = [name for name in others if name != champion][: 1 + several]
-        small = {"min_units": 4, "max_units": 40, "ramp_units": 6, "holdback_units": 10, "min_effect": 0.2}
+        small = {"min_units": 4, "max_units": 120, "ramp_units": 6, "holdback_units": 10, "min_effect": 0.2}
         options = {"min_duration": 0, "outcome_window": 5, "block": 1, "holdback": share, **small, **how}
         if not how["ramp"]:
             options["split"] = {"champion": 0.5, "challenger": 0.5}
@@ -137,72 +150,76 @@ class Life(RuleBasedStateMachine):
         )
         store.insert_experiment(self.conn, made)
         self.model.state[made.experiment_id], self.model.verdict[made.experiment_id] = "draft", None
-        return made.experiment_id
+        self.model.against[made.experiment_id] = champion
 
-    # What persons do.
+    # What persons do, where it makes a difference or anywhere else.
 
-    @rule(one=experiments)
-    def start(self, one: str) -> None:
-        found, model = self.found(one), self.model
-        fit = found.state == "draft" and found.champion == model.champion and model.live is None
+    @precondition(lambda self: self.model.live is None and self.model.next is not None)
+    @rule()
+    def start_next(self) -> None:
+        self.start(self.found(self.model.next or ""))
+
+    @precondition(lambda self: self.model.live or self.model.standing)
+    @rule(action=st.sampled_from(ACTIONS), to=st.integers(0, 20))
+    def operate(self, action: str, to: int) -> None:
+        """Three times in four on the experiment that is live, or whose promotion stands; else on any."""
+        known, likely = list(self.model.state), self.model.live
+        if action == "roll_back" and self.model.standing:
+            likely = self.model.standing[-1][0]
+        one = self.found(likely if likely and to % 4 else known[to % len(known)])
+        getattr(self, action)(one)
+
+    def start(self, one: Experiment) -> None:
+        fit = one.state == "draft" and one.champion == self.model.champion and self.model.live is None
         if self.tried(fit, acts.start, self.act(one)):
-            model.state[one], model.watched = "running", None
-            if not found.aa:
-                model.levels[one] = False
+            self.model.state[one.experiment_id], self.model.watched = "running", None
+            if not one.aa:
+                self.model.levels[one.experiment_id] = False
 
-    @rule(one=experiments)
-    def pause(self, one: str) -> None:
-        if self.tried(self.model.state[one] == "running", acts.pause, self.act(one)):
-            self.model.state[one] = "paused"
+    def pause(self, one: Experiment) -> None:
+        if self.tried(one.state == "running", acts.pause, self.act(one)):
+            self.model.state[one.experiment_id] = "paused"
 
-    @rule(one=experiments)
-    def resume(self, one: str) -> None:
-        if self.tried(self.model.state[one] == "paused", acts.resume, self.act(one)):
-            self.model.state[one] = "running"
+    def resume(self, one: Experiment) -> None:
+        if self.tried(one.state == "paused", acts.resume, self.act(one)):
+            self.model.state[one.experiment_id] = "running"
 
-    @rule(one=experiments, share=SHARES)
-    def reshare(self, one: str, share: float) -> None:
-        found = self.found(one)
-        split = {found.champion: 1 - share, **dict.fromkeys(found.challengers, share / len(found.challengers))}
-        gone = {arm for arm, part in (self.routing().split if one == self.model.live else {}).items() if not part}
-        self.tried(self.model.state[one] != "concluded" and not gone, acts.reshare, self.act(one), split)
+    def stop(self, one: Experiment) -> None:
+        if self.tried(one.state != "concluded", acts.stop, self.act(one)):
+            self.model.conclude(one, "stopped", None, "operator")
 
-    @rule(one=experiments)
-    def stop(self, one: str) -> None:
-        found = self.found(one)
-        if self.tried(found.state != "concluded", acts.stop, self.act(one)):
-            self.model.conclude(found, "stopped", None, "operator")
+    def promote(self, one: Experiment) -> None:
+        free = one.champion == self.model.champion and self.model.live in (None, one.experiment_id)
+        fit, winner = free and one.state != "concluded" and not one.aa, one.challengers[-1]
+        if self.tried(fit, acts.promote, self.act(one), winner):
+            self.model.conclude(one, "promote", winner, "operator")
 
-    @rule(one=experiments, last=st.booleans())
-    def promote(self, one: str, *, last: bool) -> None:
-        found, model = self.found(one), self.model
-        fit = found.state != "concluded" and found.champion == model.champion and model.live in (None, one)
-        winner = found.challengers[-1 if last else 0]
-        if self.tried(fit and not found.aa, acts.promote, self.act(one), winner):
-            model.conclude(found, "promote", winner, "operator")
+    def roll_back(self, one: Experiment) -> None:
+        fit = bool(self.model.standing) and self.model.standing[-1][0] == one.experiment_id
+        if self.tried(fit, acts.rollback, self.act(one)):
+            self.model.roll_back(one)
 
-    @rule(one=experiments)
-    def roll_back(self, one: str) -> None:
-        latest = self.model.standing[-1][0] if self.model.standing else None
-        if self.tried(latest == one, acts.rollback, self.act(one)):
-            self.model.roll_back(self.found(one))
+    def reshare(self, one: Experiment) -> None:
+        share = 0.1 + 0.5 * (self.now // SECOND % 2)
+        split = {one.champion: 1 - share, **dict.fromkeys(one.challengers, share / len(one.challengers))}
+        dropped = one.experiment_id == self.model.live and not all(self.routing().split.values())
+        self.tried(one.state != "concluded" and not dropped, acts.reshare, self.act(one), split)
 
     # What the engine does.
 
-    @precondition(lambda self: self.model.live)
-    @rule(rates=st.permutations([0.0, 0.5, 1.0]), number=st.sampled_from([3, 12]))
-    def traffic(self, rates: list[float], number: int) -> None:
-        """Units come, some of them again, and what became of each is known a second later."""
-        routing = self.routing()
-        entries = [self.served_one(routing, dict(zip(VARIANTS, rates, strict=True))) for _ in range(number)]
-        append(self.conn, entries)
-        self.now += 2 * SECOND
+    @precondition(lambda self: self.model.live or self.model.watched)
+    @rule(days=st.integers(1, 6))
+    def live_on(self, days: int) -> None:
+        """Every day units come, some of them again, what became of each is known a second later, and a tick follows."""
+        for _ in range(days):
+            append(self.conn, [self.served_one(self.routing()) for _ in range(12)])
+            self.now += 6 * SECOND
+            if self.model.live is not None:
+                self.tick(self.found(self.model.live))
+            elif self.model.watched is not None:
+                self.watch(self.found(self.model.watched))
 
-    @precondition(lambda self: self.model.state.get(self.model.live) == "running")
-    @rule(patience=st.sampled_from([1, 6]))
-    def tick(self, patience: int) -> None:
-        self.now += patience * SECOND
-        one = self.found(self.model.live or "")
+    def tick(self, one: Experiment) -> None:
         register(self.conn, one, self.now)
         ruling, acted = settle(self.conn, one, fold(self.conn, one, self.now), self.now, self.now)
         match ruling:
@@ -211,44 +228,31 @@ class Life(RuleBasedStateMachine):
             case Conclude(verdict=verdict, challenger=challenger):
                 assert acted
                 self.model.conclude(one, verdict, challenger if verdict == "promote" else None, "engine")
-            case Drop(challenger=gone):
-                assert self.routing().split[gone] == 0
-            case Step(split=split):
+            case Drop(split=split) | Step(split=split):
                 assert self.routing().split == split
             case Fill():
                 assert self.routing().state == "full"
 
+    def watch(self, one: Experiment) -> None:
+        trial = holdback.watched(one)
+        register(self.conn, trial, self.now)
+        progress = fold(self.conn, trial, self.now, holdback.latch)
+        ruling, _ = watching.settle(self.conn, one, progress, self.now, self.now)
+        if isinstance(ruling, holdback.Revert):
+            self.model.roll_back(one)
+        elif isinstance(ruling, holdback.End):
+            self.model.watched = None
+
     @precondition(lambda self: self.model.state.get(self.model.live) == "running")
-    @rule(verdict=st.sampled_from([*VERDICTS, "promote", "promote"]))
+    @rule(verdict=st.sampled_from(VERDICTS))
     def conclude(self, verdict: Verdict) -> None:
         """As if the evidence had said so: every verdict is to be met often."""
         one = self.found(self.model.live or "")
-        winner = one.challengers[0] if verdict == "promote" and not one.aa else None
-        if verdict == "promote" and winner is None:
-            return
-        self.contrived.add(one.experiment_id)
-        acts.conclude(self.conn, one, self.act(one.experiment_id, by="engine"), verdict, winner)
-        self.model.conclude(one, verdict, winner, "engine")
-
-    @precondition(lambda self: self.model.watched)
-    @rule(ending=st.sampled_from(["watch", "passed", "ended", "harm"]))
-    def watch(self, ending: str) -> None:
-        """The tick of the holdback; or as if it had found an end."""
-        self.now += SECOND
-        one = self.found(self.model.watched or "")
-        if ending == "watch":
-            trial = holdback.watched(one)
-            register(self.conn, trial, self.now)
-            progress = fold(self.conn, trial, self.now, holdback.latch)
-            _, acted = watching.settle(self.conn, one, progress, self.now, self.now)
-            assert not acted, "nobody was served meanwhile"
-        elif ending == "harm":
+        if not (one.aa and verdict == "promote"):
+            winner = one.challengers[0] if verdict == "promote" else None
             self.contrived.add(one.experiment_id)
-            acts.rollback(self.conn, self.act(one.experiment_id, by="holdback"))
-            self.model.roll_back(one)
-        else:
-            acts.end_holdback(self.conn, one, self.act(one.experiment_id, by="holdback"), passed=ending == "passed")
-            self.model.watched = None
+            acts.conclude(self.conn, one, self.act(one, by="engine"), verdict, winner)
+            self.model.conclude(one, verdict, winner, "engine")
 
     # What must hold.
 
@@ -314,9 +318,9 @@ class Life(RuleBasedStateMachine):
 
     # How it is done.
 
-    def act(self, one: str, by: By = "operator") -> Act:
+    def act(self, one: Experiment, by: By = "operator") -> Act:
         self.now += SECOND
-        return Act(experiment_id=one, reason="because", by=by, actor="ann", now=self.now, horizon=self.now)
+        return Act(experiment_id=one.experiment_id, reason="because", by=by, actor="ann", now=self.now, horizon=self.now)
 
     def tried(self, fit: bool, act: Callable[..., object], *args: object) -> bool:
         """Do it as the store would: all of it, or nothing; and only where the model says so."""
@@ -335,7 +339,7 @@ class Life(RuleBasedStateMachine):
         assert routing is not None
         return routing
 
-    def served_one(self, routing: Routing, rates: Mapping[str, float]) -> Entry:
+    def served_one(self, routing: Routing) -> Entry:
         """A prediction with its outcome; of six units three come for the first time."""
         self.served += 1
         self.now += SECOND // 20
@@ -362,7 +366,7 @@ class Life(RuleBasedStateMachine):
             created_at=self.now,
             answered_at=self.now + 1000,
         )
-        value = float(number % 10 < 10 * rates.get(assigned.variant, 0.5))
+        value = float(number % 10 < 10 * self.rates.get(assigned.variant, 0.5))
         outcome = Outcome(
             prediction_id=prediction.prediction_id,
             metric="correct",
@@ -383,7 +387,7 @@ def test_no_order_of_acts_traffic_and_ticks_breaks_the_life_of_experiments(sqlit
             run_state_machine_as_test(
                 lambda: Life(conn),
                 settings=settings(
-                    max_examples=30,
+                    max_examples=150,
                     stateful_step_count=40,
                     derandomize=True,
                     phases=[Phase.generate],

@@ -1,0 +1,251 @@
+"""A compile run before it is one: what it would be made of, what it would take, and why it may have to be refused.
+
+Everything is looked at before anything is spent. A refusal names what is missing, in numbers, and the cure.
+"""
+
+import asyncio
+import hashlib
+from importlib.util import find_spec
+from typing import Any, cast
+
+import msgspec
+
+from experiments.errors import Conflict, Invalid
+from experiments.metrics import Metric
+from experiments.quantities import dollars, duration, money
+from learning.compiling import Budget, CompileRun, Dataset, Job, Optimizer, Reason
+from learning.datasets import build
+from learning.estimates import Estimate, choose, default_metric_calls, expected, min_metric_calls, refusal
+from learning.quality import Quality
+from learning.scoring import rescorable
+from learning.variants import Variant, lm_in_force
+from server.clock import new_id
+from server.ratchet import Ratchet
+from server.schedules import month_of
+from server.store.analytics import tokens_per_prediction
+from server.store.compiles import insert_run, request_cancel, spent_since
+from server.store.definitions import stored_variant
+from server.store.examples import examples_since
+from server.traffic import Program
+
+_SUPPOSED = (400.0, 40.0)
+"""Input and output tokens of a call of a champion that never answered."""
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is wanted to be: None leaves it to the definition. `budget` in picodollars.
+
+    Feedback counts from `since` (µs) on. `alarm` is the moment of the drift alarm that is the reason.
+    """
+
+    reason: Reason = "operator"
+    actor: str | None = None
+    optimizer: str | None = None
+    budget: int | None = None
+    since: int | None = None
+    alarm: int | None = None
+
+
+class Preparation(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a run would be made of."""
+
+    program: Program
+    champion: Variant
+    dataset: Dataset
+    quality: Quality
+    optimizer: Optimizer
+    budget: Budget
+    tokens: tuple[float, float]
+
+    @property
+    def estimate(self) -> Estimate:
+        """What it would take."""
+        return self._expected(self.budget)
+
+    @property
+    def least(self) -> Estimate:
+        """What it takes to find anything at all."""
+        calls = min_metric_calls(self.optimizer, len(self.dataset.val))
+        return self._expected(msgspec.structs.replace(self.budget, metric_calls=calls))
+
+    def _expected(self, budget: Budget) -> Estimate:
+        return expected(
+            definition=self.program.definition,
+            champion=self.champion,
+            val=len(self.dataset.val),
+            holdout=len(self.dataset.holdout),
+            optimizer=self.optimizer,
+            budget=budget,
+            tokens=self.tokens,
+        )
+
+
+def dollars_written(written: str | float | None) -> int | None:
+    """A budget as a caller writes it, in picodollars. Raises: Invalid at /budget_usd."""
+    if written is None:
+        return None
+    try:
+        amount = money(written)
+    except ValueError as error:
+        raise Invalid.at("/budget_usd", str(error)) from None
+    if not amount:
+        raise Invalid.at("/budget_usd", "must be above 0")
+    return amount
+
+
+async def estimated(ratchet: Ratchet, program: Program, wish: Wish) -> Estimate:
+    """What a run would take. Raises: Conflict, Invalid where none could be."""
+    return (await prepared(ratchet, program, wish)).estimate
+
+
+async def asked_for(ratchet: Ratchet, program: Program, wish: Wish) -> CompileRun:
+    """The run, queued. Raises: Conflict, Invalid where it is refused, or another one has not ended."""
+    ready = await prepared(ratchet, program, wish)
+    run = CompileRun(
+        compile_id=new_id(),
+        program=program.name,
+        state="queued",
+        reason=wish.reason,
+        optimizer=ready.optimizer,
+        champion=ready.champion.name,
+        actor=wish.actor,
+        alarm=wish.alarm,
+        since=wish.since,
+        budget=ready.budget,
+        created_at=ratchet.now(),
+        **_data_of(ready.dataset, ready.quality),
+    )
+    if why := _unaffordable(ready, job(run, program, ready.champion, ready.dataset)):
+        raise Conflict(why)
+    await ratchet.store.write(insert_run, run)
+    ratchet.log.info(
+        "compile_asked_for", program=program.name, compile_id=run.compile_id, reason=wish.reason, actor=wish.actor
+    )
+    return run
+
+
+async def cancelled(ratchet: Ratchet, compile_id: str) -> CompileRun:
+    """The run, asked to end. Raises: NotFound; Conflict when it has ended."""
+    run = await ratchet.store.write(request_cancel, compile_id, ratchet.now())
+    ratchet.log.info("compile_cancelled", compile_id=compile_id, program=run.program)
+    return run
+
+
+async def prepared(ratchet: Ratchet, program: Program, wish: Wish) -> Preparation:
+    """Everything of a run but the run. Raises: Conflict where none could succeed; Invalid for an optimizer."""
+    goal = _goal(program)
+    dataset, quality = await _data(ratchet, program, goal, wish.since)
+    champion, options = program.champion, program.definition.learning
+    with_feedback = sum(bool(example.feedback) for example in dataset.train + dataset.val)
+    count = len(dataset.train) + len(dataset.val)
+    optimizer, _ = choose(
+        wish.optimizer or options.optimizer,
+        examples=count,
+        share_with_feedback=with_feedback / count,
+        predictors=len(champion.state),
+        installed=_installed(),
+    )
+    calls = options.max_metric_calls or default_metric_calls(optimizer, len(dataset.val), len(champion.state))
+    budget = Budget(
+        cost=await _money_left(ratchet, program, wish), metric_calls=calls, time=duration(options.max_duration)
+    )
+    tokens = await ratchet.store.read(tokens_per_prediction, program.name, champion.name)
+    per_call = tuple(count / len(champion.state) for count in tokens) if tokens else _SUPPOSED
+    return Preparation(
+        program=program,
+        champion=champion,
+        dataset=dataset,
+        quality=quality,
+        optimizer=optimizer,
+        budget=budget,
+        tokens=cast("tuple[float, float]", per_call),
+    )
+
+
+def _goal(program: Program) -> Metric:
+    """Raises: Conflict unless fresh answers can be scored by the program's goal."""
+    name = program.definition.goal
+    goal = program.definition.metrics[name] if name else None
+    if (why := rescorable(goal)) or goal is None:
+        raise Conflict(f"program {program.name!r} cannot be compiled: {why}")
+    return goal
+
+
+async def _data(ratchet: Ratchet, program: Program, goal: Metric, since: int | None) -> tuple[Dataset, Quality]:
+    name = program.definition.goal or ""
+    examples = await ratchet.store.read(examples_since, program.name, name, goal, since or 0)
+    dataset, quality = await asyncio.to_thread(build, examples, program=program.name, goal=goal, since=since)
+    if dataset is None:
+        raise Conflict(f"program {program.name!r} cannot be compiled yet: {quality.refusal}")
+    return dataset, quality
+
+
+async def _money_left(ratchet: Ratchet, program: Program, wish: Wish) -> int | None:
+    """What the run may spend, by its own budget and by the month's. Raises: Conflict when the month's is used up."""
+    options = program.definition.learning
+    budget = options.budget if wish.budget is None else wish.budget
+    if (monthly := options.monthly_budget) is None:
+        return budget
+    spent = await ratchet.store.read(spent_since, program.name, month_of(ratchet.now()))
+    if spent >= monthly:
+        raise Conflict(
+            f"this month's ${dollars(monthly)} for {program.name!r} are spent; raise monthly_budget_usd, or wait for "
+            "the next month"
+        )
+    return monthly - spent if budget is None else min(budget, monthly - spent)
+
+
+def _unaffordable(ready: Preparation, job: Job) -> str | None:
+    """Why its budget is too small, with the number needed, or cannot be kept."""
+    definition = ready.program.definition
+    student = lm_in_force(ready.champion, definition)
+    if why := refusal(job, student, definition.learning.reflection_settings or student):
+        return why
+    needed = ready.least.cost
+    if ready.budget.cost is None or needed is None or ready.budget.cost >= needed:
+        return None
+    return (
+        f"a budget of ${dollars(ready.budget.cost)} is too small to find anything: at least about ${dollars(needed)} "
+        "is needed (--dry-run shows what to expect)"
+    )
+
+
+def job(run: CompileRun, program: Program, champion: Variant, dataset: Dataset) -> Job:
+    """What the child is given."""
+    definition = program.definition
+    return Job(
+        compile_id=run.compile_id,
+        program=run.program,
+        definition=definition,
+        champion=champion,
+        goal=_goal(program),
+        dataset=dataset,
+        optimizer=run.optimizer,
+        component=definition.learning.component,
+        reflection_lm=definition.learning.reflection_settings,
+        budget=run.budget,
+        seed=int.from_bytes(hashlib.blake2b(run.compile_id.encode(), digest_size=4).digest()),
+        spent=run.spent,
+    )
+
+
+async def job_of(ratchet: Ratchet, run: CompileRun) -> tuple[Job, CompileRun]:
+    """What the child is given for a run that was asked for, by what is known now, and the run with what that is.
+
+    Raises: NotFound, Conflict when the program, its champion or the data are not there any more.
+    """
+    program = ratchet.traffic.program(run.program)
+    champion = await ratchet.store.read(stored_variant, run.program, run.champion)
+    dataset, quality = await _data(ratchet, program, _goal(program), run.since)
+    now_known = msgspec.structs.replace(run, **_data_of(dataset, quality))
+    return job(now_known, program, champion, dataset), now_known
+
+
+def _data_of(dataset: Dataset, quality: Quality) -> dict[str, Any]:
+    parts = {name: len(getattr(dataset, name)) for name in ("train", "val", "holdout")}
+    return {"dataset_digest": dataset.digest, "examples": parts, "quality": msgspec.to_builtins(quality)}
+
+
+def _installed() -> frozenset[Optimizer]:
+    always: frozenset[Optimizer] = frozenset({"gepa", "bootstrap_few_shot"})
+    return always | {"mipro"} if find_spec("optuna") else always

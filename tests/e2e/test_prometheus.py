@@ -1,0 +1,145 @@
+"""A real Prometheus scrapes a real server while traffic runs, and every PromQL that we ship finds its series.
+
+Beside the server stands a second target, `tests/monitoring/world.py`: a real `Metrics` of an installation in which
+everything has happened that a fresh server has not seen, such as alarms, compile runs and a definitions file refused.
+"""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.e2e.desk import Desk, until
+from tests.monitoring import queries
+from tests.monitoring.queries import Query, filled
+from tests.monitoring.world import TRACE, everything, scraped
+from tests.prometheus import Prometheus, installed, prometheus
+from tests.servers import DEFINITIONS, RunningServer
+
+CONFIGURATION = """
+global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+rule_files: [{rules}]
+scrape_configs:
+  - job_name: ratchet
+    static_configs: [{{targets: ["127.0.0.1:{server}", "127.0.0.1:{world}"]}}]
+"""
+SERVER, WORLD = "triage", "p"
+
+
+class Scene(NamedTuple):
+    """Prometheus, and the server it scrapes."""
+
+    prometheus: Prometheus
+    server: RunningServer
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """Half a minute of traffic, scraped every second; it goes on to the end of the tests."""
+    installed("prometheus")
+    folder = tmp_path_factory.mktemp("prometheus")
+    definitions, rules = folder / "ratchet.yaml", folder / "rules.yaml"
+    definitions.write_text(DEFINITIONS)
+    rules.write_text(queries.RULES.read_text().replace("interval: 30s", "interval: 1s"))
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            RunningServer(folder / "data", config=definitions, environment={"RATCHET_TICK": "500ms"})
+        )
+        world = stack.enter_context(scraped(everything()))
+        configuration = CONFIGURATION.format(rules=rules, server=server.port, world=world)
+        stack.enter_context(Desk(lambda: server.url, SERVER))
+        found = stack.enter_context(prometheus(folder, configuration))
+        recorded = "program:ratchet_prediction_errors:ratio_rate5m"
+        until(lambda: {SERVER, WORLD} <= {series["metric"]["program"] for series in found.query(recorded)})
+        time.sleep(3)  # a rate needs samples on both sides
+        yield Scene(found, server)
+
+
+def test_both_targets_are_scraped_without_a_fault(scene: Scene) -> None:
+    targets = scene.prometheus.ask("targets")["activeTargets"]
+    assert {target["health"] for target in targets} == {"up"}, targets
+    assert len(targets) == 2
+
+
+@pytest.mark.parametrize("query", [*queries.panels()], ids=lambda query: query.place)
+def test_every_panel_shows_something(scene: Scene, query: Query) -> None:
+    assert scene.prometheus.query(filled(query.expr)), query.expr
+
+
+@pytest.mark.parametrize("query", [*queries.panels()], ids=lambda query: query.place)
+def test_every_panel_shows_something_of_one_program_picked(scene: Scene, query: Query) -> None:
+    picked = filled(query.expr.replace("$program", WORLD).replace("$variant", "base|new"))
+    shown = scene.prometheus.query(picked)
+    assert shown, picked
+    assert {series["metric"].get("program", WORLD) for series in shown} == {WORLD}
+
+
+@pytest.mark.parametrize("query", [*queries.panels()][:8], ids=lambda query: query.place)
+def test_what_traffic_moves_is_shown_of_the_server_itself(scene: Scene, query: Query) -> None:
+    """The serving dashboard's numbers are real ones, not the 0 / 0 of a target that stands still."""
+    shown = scene.prometheus.query(filled(query.expr.replace("$program", SERVER)))
+    assert any(series["value"][1] != "NaN" for series in shown), query.expr
+
+
+@pytest.mark.parametrize("query", [*queries.annotations()], ids=lambda query: query.place)
+def test_every_annotation_can_mark_something(scene: Scene, query: Query) -> None:
+    for part in queries.unconditional(filled(query.expr)):
+        assert scene.prometheus.query(part), part
+
+
+@pytest.mark.parametrize("query", [*queries.variables()], ids=lambda query: query.place)
+def test_every_variable_has_values(scene: Scene, query: Query) -> None:
+    found = re.fullmatch(r"label_values\((.+), (\w+)\)", filled(query.expr))
+    assert found is not None
+    selector, label = found.groups()
+    assert scene.prometheus.ask(f"label/{label}/values", **{"match[]": selector}), query.expr
+
+
+@pytest.mark.parametrize("rule", queries.rules(), ids=lambda rule: rule.get("alert") or rule["record"])
+def test_every_rule_and_alert_meets_its_series(scene: Scene, rule: dict[str, str]) -> None:
+    """An alert's conditions aside: `promtool test rules` is about those."""
+    scene.prometheus.query(rule["expr"])
+    for part in queries.unconditional(rule["expr"]):
+        assert scene.prometheus.query(part), part
+
+
+@pytest.mark.parametrize(
+    "query",
+    [*queries.panels(), *queries.annotations(), *(Query(str(rule), rule["expr"]) for rule in queries.rules())],
+    ids=lambda query: query.place[:60],
+)
+def test_every_series_that_is_named_is_there(scene: Scene, query: Query) -> None:
+    """Each by itself: what stands beside it in an `or`, an `unless` or a sum would hide that it is misspelt."""
+    for selector in queries.selectors(filled(query.expr)):
+        assert scene.prometheus.query(selector), selector
+
+
+def test_a_misspelt_name_would_be_noticed(scene: Scene) -> None:
+    assert not scene.prometheus.query("ratchet_prediction_total")
+    assert scene.prometheus.query("ratchet_predictions_total")
+
+
+def test_what_must_fire_in_an_installation_where_much_is_wrong_does(scene: Scene) -> None:
+    wrong = {"RatchetDriftAlarm", "RatchetSignalAlarm", "RatchetBudgetNearlySpent", "RatchetCompileStalled"}
+
+    def firing() -> bool:
+        alerts = scene.prometheus.query(f'ALERTS{{alertstate="firing",program="{WORLD}"}}')
+        return wrong <= {alert["metric"]["alertname"] for alert in alerts}
+
+    assert until(firing, seconds=20)
+    quiet = scene.prometheus.query(f'ALERTS{{alertstate="firing",program="{SERVER}"}}')
+    assert quiet == [], "nothing is wrong with the server under test"
+
+
+def test_the_trace_of_a_slow_prediction_is_found_from_its_duration(scene: Scene) -> None:
+    found = scene.prometheus.ask(
+        "query_exemplars",
+        query="ratchet_prediction_duration_seconds_bucket",
+        start=time.time() - 300,
+        end=time.time() + 60,
+    )
+    assert {exemplar["labels"]["trace_id"] for series in found for exemplar in series["exemplars"]} == {TRACE}
