@@ -1,6 +1,7 @@
 # One small image that serves: no LiteLLM, no compiler, no root. Build: docker build -t ratchet .
 # Key:   docker run --rm -v ratchet:/data ratchet ratchet keys create ops --scope admin
 # Run:   docker run --read-only --tmpfs /tmp -v ratchet:/data -p 127.0.0.1:8000:8000 ratchet
+# Apart: `ratchet serve` and `ratchet work` as the command, each with RATCHET_DATABASE_URL=postgresql+psycopg://...
 
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 

@@ -70,13 +70,15 @@ $(BENCHMARKS): bench-%: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.$* $(ARGS)
 
 bench-statistics: .venv-gbstats/.installed
+bench-drift: .venv-river/.installed
 
-# A peer of `bench-statistics`, in an environment of its own: it needs numpy<2. The benchmark says so where it is missing.
-.venv-gbstats/.installed: requirements-gbstats.lock | $(BIN)/python
-	@echo "» installing gbstats beside us, in .venv-gbstats"
-	@$(PYTHON) -m venv .venv-gbstats && .venv-gbstats/bin/python -m pip --disable-pip-version-check -qq install \
+# Peers that nothing of ours imports, in environments of their own: gbstats needs numpy<2. A benchmark says so where its
+# peer is missing: gbstats' formula is then compared but not verified, and river not compared at all.
+.venv-%/.installed: requirements-%.lock | $(BIN)/python
+	@echo "» installing $* beside us, in .venv-$*"
+	@$(PYTHON) -m venv .venv-$* && .venv-$*/bin/python -m pip --disable-pip-version-check -qq install \
 		--no-deps --require-hashes --only-binary :all: -r $< && touch $@ || \
-		echo "» gbstats could not be installed here: its formula is compared, but NOT verified against it" >&2
+		echo "» $* could NOT be installed here: the benchmark goes without it" >&2
 
 ##@ Keeping it
 .PHONY: lock clean help
@@ -92,7 +94,7 @@ lock: $(VENV)/.dev  ## pin what pyproject.toml asks for, with hashes; UPGRADE=1 
 	@git --no-pager diff --stat -- 'requirements*.lock'
 
 clean:  ## remove .venv and every cache; ratchet-data/ stays
-	@rm -rf $(VENV) .venv-gbstats build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list

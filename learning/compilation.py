@@ -13,21 +13,21 @@ import msgspec
 from dspy.clients.engines.litellm_engine import AsyncLiteLLMEngine, LiteLLMEngine
 from dspy.utils.callback import BaseCallback
 
-from experiments.errors import Invalid, Unavailable
+from experiments.errors import Invalid, Unavailable, nearest
 from experiments.metrics import Metric
 from experiments.quantities import dollars
 from learning.compiling import Example, Job, Measured, Progress, Result
 from learning.copying import copied
 from learning.definitions import LmSettings
 from learning.engines.recorded import TALLY, Account, AsyncRecordedEngine, RecordedEngine
-from learning.estimates import min_metric_calls, refusal
+from learning.estimates import NEEDS_OPTUNA, min_metric_calls, refusal
 from learning.ledger import Entry, Ledger, Role
 from learning.lms import Lm, open_lm
 from learning.modules import said
-from learning.optimizers import optimize
+from learning.optimizers import installed, optimize
 from learning.programs import open_program
 from learning.running import Runner
-from learning.scoring import score
+from learning.scoring import rescorable, score
 from learning.searching import Search, threads
 from learning.spending import Spending, Stop
 from learning.telling import Telling
@@ -35,6 +35,15 @@ from learning.variants import Variant, lm_identity, lm_in_force
 
 _RETRIES = 3
 """Of a call that failed for the moment: nobody is waiting for this answer, and a hole in the scores is worse."""
+
+
+_LOGGING = {
+    "dspy": logging.WARNING,
+    "dspy.utils.parallelizer": logging.CRITICAL,
+    "dspy.teleprompt.bootstrap": logging.CRITICAL,
+}
+_TRIED = 3
+"""Examples on which a student LM may show that it answers."""
 
 
 class Compilation:
@@ -70,6 +79,7 @@ class Compilation:
         return result
 
     def _result(self) -> Result:
+        _check(self.job)
         if reason := refusal(self.job, self._student, self._reflection):
             return self._ended("budget", reason)
         try:
@@ -77,15 +87,21 @@ class Compilation:
         except Invalid as error:
             return self._ended("void", error.detail)
         search = Search(self.job, open_program(self.job.champion), self.spending, self.telling)
-        with _quiet(), dspy.context(lm=student.model, adapter=student.adapter, warn_on_type_mismatch=False):
-            self._preflight(search, student, reflection)
-            self._search(search, reflection)
+        self._look_for_better(search, student, reflection)
         stop = self.spending.stopped
         self.spending.resume()
         if search.best is None or self.spending.stopped is not None:
             outcome = stop.kind if stop else "no-candidate"
             return self._ended(outcome, stop.reason if stop else _nothing_better(search), search)
         return self._with_candidate(search, student, stop)
+
+    def _look_for_better(self, search: Search, student: Lm, reflection: Lm) -> None:
+        with _quiet(), dspy.context(lm=student.model, adapter=student.adapter, warn_on_type_mismatch=False):
+            self._preflight(search, student, reflection)
+            self._search(search, reflection)
+        if search.student.loop is not None:
+            search.student.loop.run(student.aclose())
+            search.student.loop.close()
 
     def _open(self, role: Role, settings: LmSettings) -> Lm:
         """The LM, behind the ledger."""
@@ -104,12 +120,7 @@ class Compilation:
 
     def _preflight(self, search: Search, student: Lm, reflection: Lm) -> None:
         """One real call to each LM, before anything is built on their answers."""
-        try:
-            search.student.answer(**search.train[0].inputs())
-        except dspy.LMError as error:
-            self._void(f"the student LM does not answer: {said(error)}")
-        except Exception as error:  # noqa: BLE001  # an operator's own code may raise anything, also on sound answers
-            self.telling.tell("preflight", f"the first example's answer is of no use: {said(error)}")
+        self._ask_student(search)
         if self.job.optimizer != "bootstrap_few_shot" and self.spending.stopped is None:
             try:
                 with dspy.context(lm=reflection.model, adapter=reflection.adapter):
@@ -121,6 +132,21 @@ class Compilation:
         if self.spending.stopped is None:
             self.telling.tell("preflight", f"{student.settings.model} and {reflection.settings.model} answer")
             self._check_money(search)
+
+    def _ask_student(self, search: Search) -> None:
+        """The first example's answer; where the LM fails at that, the next two, as the fault may be the example's."""
+        fault: dspy.LMError | None = None
+        for case in search.train[:_TRIED]:
+            try:
+                search.student.answer(**case.inputs())
+            except dspy.LMError as error:
+                fault = error
+            except Exception as error:  # noqa: BLE001  # an operator's own code may raise anything, or find nothing
+                self.telling.tell("preflight", f"the answer to {case.source.prediction_id} is of no use: {said(error)}")
+                return
+            else:
+                return
+        self._void(f"the student LM does not answer: {said(fault) if fault else 'there is nothing to ask'}")
 
     def _void(self, reason: str) -> None:
         """A call failed; where that is because the run has stopped, the reason for that stands."""
@@ -237,6 +263,19 @@ class _Hearing(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
         self._spending.heard(self._role, None if exception is None else said(exception))
 
 
+def _check(job: Job) -> None:
+    """Raises: Invalid where a job cannot be run at all, naming the definition's key."""
+    if job.optimizer not in installed():
+        raise Invalid.at("/learning/optimizer", NEEDS_OPTUNA)
+    if job.component is not None and job.component not in job.champion.state:
+        reason = f"{job.component!r} is no predictor of this program; {nearest(job.component, job.champion.state)}"
+        raise Invalid.at("/learning/component", reason)
+    if (reason := rescorable(job.goal)) is not None:
+        raise Invalid.at("/metrics", reason)
+    if not (job.dataset.train and job.dataset.val and job.dataset.holdout):
+        raise Invalid.at("/dataset", "trainset, valset and holdout must each hold an example")
+
+
 def _nothing_better(search: Search) -> str:
     return search.ended or f"nothing scores better than the champion's {search.baseline:.3f} on the valset"
 
@@ -266,7 +305,13 @@ def _engines(lm: Lm) -> tuple[Any, Any]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without DSPy's progress bars, and without its error messages, which hold whole examples."""
-    logging.getLogger("dspy").setLevel(logging.WARNING)
-    logging.getLogger("dspy.utils.parallelizer").setLevel(logging.CRITICAL)
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
+    levels = {logging.getLogger(name): level for name, level in _LOGGING.items()}
+    before = {logger: logger.level for logger in levels}
+    try:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)

@@ -65,7 +65,8 @@ def _passages(written: str, grams: set[tuple[str, ...]]) -> Iterator[str]:
     words = [written[begin:end].casefold() for begin, end in spans]
     begin = end = -1
     for at in range(len(words)):
-        reach = max((at + n for n in range(_LEAST, SHORTEST + 1) if tuple(words[at : at + n]) in grams), default=-1)
+        ends = range(at + _LEAST, min(at + SHORTEST, len(words)) + 1)
+        reach = max((to for to in ends if tuple(words[at:to]) in grams), default=-1)
         if reach < 0:
             continue
         if at > end >= 0:

@@ -72,7 +72,7 @@ class _Watcher:
     def stop(self, _state: Any) -> bool:
         """Whether GEPA is to end before its next iteration, which is not begun unless it can be finished."""
         search, used = self._search, self._search.telling.progress.metric_calls
-        if search.spending.out_of_time():
+        if search.spending.stopped is not None:
             return True
         if search.baseline is not None and search.baseline >= 1:
             search.ended = "the champion makes no mistake on the valset: there is nothing to improve"

@@ -15,15 +15,17 @@ from dspy.utils.exceptions import AdapterParseError
 
 from experiments.errors import LmError
 from learning.compiling import Example, Job
-from learning.programs import Blueprint, Program
+from learning.programs import Blueprint, Program, check_input, check_label
 from learning.running import shown
 from learning.scoring import score
 from learning.spending import Spending
 from learning.states import State, read_state
 from learning.telling import Telling
+from learning.variants import lm_in_force
 
 SEED_TOLERATED = 0.05
 """Share of the student's calls that may fail while the champion is scored: what everything later is compared with."""
+_AT_ONCE = 8
 _HEADROOM = 1.5
 """Answers on the holdout are set aside at this multiple of what answers cost and took so far."""
 
@@ -33,7 +35,8 @@ class Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="programs", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="programs", daemon=True)
+        self._thread.start()
 
     def __deepcopy__(self, _memo: Any) -> "Loop":
         return self
@@ -41,6 +44,12 @@ class Loop:
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Its result; the calling thread's context holds inside."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def close(self) -> None:
+        """To be called when nothing runs any more."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 class Runs:
@@ -113,10 +122,11 @@ class Case(dspy.Example):  # type: ignore[misc]  # DSPy ships no types
 
     @classmethod
     def of(cls, example: Example, plan: Blueprint) -> "Case":
-        """The example for a program that takes and gives `plan`."""
+        """The example for a program that takes and gives `plan`. Raises: Invalid when it is another program's."""
         fields = plan.input_fields | plan.output_fields
-        values = {name: fields[name].read(value) for name, value in (example.input | example.label).items()}
-        case: Case = cls(base=values).with_inputs(*example.input)
+        given = check_input(plan, example.input)
+        written = given | check_label(plan, example.label)
+        case: Case = cls(base={name: fields[name].read(value) for name, value in written.items()}).with_inputs(*given)
         return case.about(example)
 
 
@@ -189,9 +199,10 @@ class Search:
 
     def keep_back(self) -> None:
         """Sets aside what the sealed holdout will cost and take: champion and candidate on each of its examples."""
-        answers = 2 * len(self.job.dataset.holdout) * _HEADROOM / max(1, self.telling.progress.metric_calls)
-        self.spending.kept_back = round(answers * self.spending.paid["student"])
-        self.spending.kept_time = round(answers * self.spending.latency["student"] / threads(self.job))
+        answers = 2 * len(self.job.dataset.holdout) * _HEADROOM
+        runs, calls = self.telling.progress.metric_calls, self.spending.ledger.calls["student"]
+        self.spending.kept_back = round(answers * self.spending.paid["student"] / max(1, runs))
+        self.spending.kept_time = round(answers * len(self.job.champion.state) * self.spending.worked / max(1, calls))
 
     def _kept(self, name: str, part: dict[str, Any]) -> dict[str, Any]:
         """A part without what an optimizer left on its demos beside the predictor's own fields."""
@@ -202,7 +213,7 @@ class Search:
 
 def threads(job: Job) -> int:
     """How many answers are asked for at once: as serving allows, and no more than eight."""
-    return min(8, job.definition.lm_settings.max_concurrency)
+    return min(_AT_ONCE, lm_in_force(job.champion, job.definition).max_concurrency)
 
 
 def _about_step(name: str, trace: Any, answer: dict[str, Any] | None, feedback: str) -> str:

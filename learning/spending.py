@@ -39,14 +39,13 @@ class Spending:
     """The run's means. `limit` is in picodollars (None: no bound), `time` in µs of work over all attempts.
 
     `earlier` was paid where the ledger does not know of it. `kept_back` and `kept_time` are for what follows the
-    optimizer, and are released by `resume`. `paid` and `latency` add up what answers cost and took, also where an
-    earlier attempt got them; `failed` counts calls that failed for good, `fault` is the latest such failure.
+    optimizer, and are released by `resume`. `paid` adds up what answers cost, also those that an earlier
+    attempt got; `failed` counts calls that failed for good, `fault` is the latest such failure.
     """
 
     def __init__(self, ledger: Ledger, *, limit: int | None, time: int, earlier: int, clock: Callable[[], int]) -> None:
         self.ledger = ledger
         self.kept_back = self.kept_time = 0
-        self.latency: dict[Role, int] = {"student": 0, "reflection": 0}
         self.paid: dict[Role, int] = {"student": 0, "reflection": 0}
         self.failed: dict[Role, int] = {"student": 0, "reflection": 0}
         self.fault: str | None = None
@@ -64,6 +63,11 @@ class Spending:
     def spent(self) -> int:
         """Picodollars paid for this run so far."""
         return self._earlier + self.ledger.spent
+
+    @property
+    def worked(self) -> int:
+        """Microseconds of work so far, over all attempts."""
+        return self._clock() - self._began
 
     @property
     def stopped(self) -> Stop | None:
@@ -117,11 +121,10 @@ class Spending:
             self._reserved -= most
             self._changed.notify_all()
 
-    def note(self, role: Role, cost: int, latency: int) -> None:
-        """One answer came in, paid now or by an earlier attempt: what calls of this role cost and take."""
+    def note(self, role: Role, cost: int) -> None:
+        """One answer came in, paid now or by an earlier attempt."""
         with self._changed:
             self.paid[role] += cost
-            self.latency[role] += latency
 
     def heard(self, role: Role, fault: str | None) -> None:
         """An LM has answered, or failed for good with `fault`; too many failures void the run."""
@@ -143,11 +146,5 @@ class Spending:
         return self._limit is None or self.spent + self._reserved + most + self.kept_back <= self._limit
 
     def _check_time(self) -> None:
-        if self._stop is None and self._clock() - self._began + self.kept_time > self._time:
+        if self._stop is None and self.worked + self.kept_time > self._time:
             self._stop = Stop("budget", f"its {self._time / 60 / SECOND:g} minutes are used up")
-
-    def out_of_time(self) -> bool:
-        """Whether time is used up; if so the run is stopped."""
-        with self._changed:
-            self._check_time()
-            return self._stop is not None

@@ -91,7 +91,7 @@ class Arm(msgspec.Struct, frozen=True):
 
 def known_by(design: Design, n: int, s: float) -> Arm:
     """An arm of which `n` outcomes with the sum `s` are known, without evidence against it. Raises: ValueError."""
-    return Arm(baseline=Baseline(n, s).reviewed(design))
+    return Arm(baseline=Baseline(n, float(s)).reviewed(design))
 
 
 def mean(levels: list[float] | tuple[float, ...]) -> float:

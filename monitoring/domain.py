@@ -126,7 +126,10 @@ class Domain:
         ]
         self._alarms = self._families.counter("drift_alarms", "Alarms raised.", "program variant signal", led=True)
         self._updated = self._families.gauge(
-            "drift_last_update_timestamp_seconds", "When matured predictions were last taken in.", "program", led=True
+            "drift_last_update_timestamp_seconds",
+            "When the program's detectors were last brought up to date.",
+            "program",
+            led=True,
         )
 
     def _show_learning(self) -> None:
@@ -169,7 +172,7 @@ class Domain:
         alarms: Mapping[tuple[str, str], int],
         updated_at: int | None,
     ) -> None:
-        """Show what the program's detectors say, which last took in predictions at `updated_at` (µs).
+        """Show what the program's detectors say, which were last brought up to date at `updated_at` (µs).
 
         `alarms` counts those ever raised, by variant and signal.
         """

@@ -85,7 +85,7 @@ class Families:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._family: dict[MetricWrapperBase, Family] = {}
+        self.made: dict[MetricWrapperBase, Family] = {}
         self._live: dict[str, frozenset[str]] = {}
         self._told: dict[tuple[str, str], dict[tuple[str, ...], float]] = {}
 
@@ -108,12 +108,8 @@ class Families:
         return self._keep(family, made)
 
     def _keep(self, family: Family, made: F) -> F:
-        self._family[made] = family
+        self.made[made] = family
         return made
-
-    def listed(self) -> list[Family]:
-        """Every family, by name."""
-        return sorted(self._family.values(), key=lambda family: family.name)
 
     def slot(self, program: str, variant: str) -> str:
         """The label of a variant: its name while it is on traffic."""
@@ -127,14 +123,14 @@ class Families:
         retired = self._live.get(program, frozenset()) - set(live)
         self._live[program] = frozenset(live)
         for variant in retired:
-            for made, family in self._family.items():
+            for made, family in self.made.items():
                 if "variant" in family.labels and not family.led:
                     made.remove_by_labels({"program": program, "variant": variant})
 
     def forget(self, program: str) -> None:
         """Every series of a program goes: it is no more."""
         self._live.pop(program, None)
-        for made, family in self._family.items():
+        for made, family in self.made.items():
             self._told.pop((family.name, program), None)
             if "program" in family.labels:
                 made.remove_by_labels({"program": program})
@@ -144,7 +140,7 @@ class Families:
 
         What is said of a variant off traffic, or is no finite number, is left out. A counter grows up to its value.
         """
-        family = self._family[made]
+        family = self.made[made]
         before = self._told.get((family.name, program), {})
         now = {labels: value for labels, value in values.items() if self._sayable(family, program, labels, value)}
         for labels, value in now.items():
@@ -163,7 +159,7 @@ class Families:
 
     def clear_led(self) -> None:
         """Drop everything that only a leader shows: another process does now."""
-        for made, family in self._family.items():
+        for made, family in self.made.items():
             if family.led:
                 made.clear()
         self._told.clear()

@@ -7,14 +7,11 @@ and shown by the leader alone.
 from collections.abc import Mapping
 from typing import get_args
 
-import msgspec
-from prometheus_client import generate_latest
-from prometheus_client.exposition import choose_encoder
-
 from experiments.experiment import By, Verdict
 from experiments.facts import Prediction, Status, shadowed_id
 from experiments.quantities import DOLLAR, SECOND
 from monitoring.domain import Domain
+from monitoring.exposition import Exposition, Writer
 from monitoring.families import Families, Family
 
 _DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -23,18 +20,12 @@ _COMMITS = (0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2
 _DELAYS = (1.0, 10.0, 60.0, 600.0, 3600.0, 6 * 3600.0, 86_400.0, 3 * 86_400.0, 7 * 86_400.0, 30 * 86_400.0)
 
 
-class Exposition(msgspec.Struct, frozen=True):
-    """Everything there is to scrape, in the format `media_type`."""
-
-    body: bytes
-    media_type: str
-
-
 class Metrics:
     """Every family of one process; `domain` holds what is shown while it leads."""
 
     def __init__(self, *, version: str = "") -> None:
         self._families = families = Families()
+        self._writer = Writer(families.made)
         self.domain = Domain(families)
         self.predictions = families.counter("predictions", "Predictions answered or failed.", "program variant status")
         self.prediction_duration = families.histogram(
@@ -70,7 +61,7 @@ class Metrics:
     @property
     def families(self) -> list[Family]:
         """Every family, by name."""
-        return self._families.listed()
+        return sorted(self._families.made.values(), key=lambda family: family.name)
 
     def predicted(self, prediction: Prediction, trace_id: str | None = None) -> None:
         """Count one prediction that was recorded; `variant` is the assigned one, tokens and cost go to the caller's.
@@ -129,11 +120,10 @@ class Metrics:
         if not mine:
             self._families.clear_led()
 
-    def render(self) -> bytes:
-        """All series in Prometheus's text format."""
-        return generate_latest(self._families.registry)
-
     def exposition(self, accept: str | None) -> Exposition:
         """All series in the format that an Accept header asks for; exemplars are in OpenMetrics alone."""
-        encode, media_type = choose_encoder(accept or "")
-        return Exposition(encode(self._families.registry), media_type)
+        return self._writer.exposition(accept)
+
+    def render(self) -> bytes:
+        """All series in Prometheus's plain text format."""
+        return self.exposition(None).body

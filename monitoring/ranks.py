@@ -79,9 +79,12 @@ def absorb(known: dict[str, Reference], values: Iterable[Value]) -> tuple[dict[s
 
 
 def rank_design(base: Design, tolerated: float) -> Design:
-    """How scores by rank are watched: against ½, less what is tolerated and what the reference may be off."""
-    off = 2 * math.sqrt(1 / (12 * REFERENCE))
-    return msgspec.structs.replace(base, known=0.5 - tolerated - off, tolerated=tolerated, min_outcomes=1)
+    """How scores by rank are watched: against ½, less what is tolerated and what the reference may be off.
+
+    One by one: a bet that could lose all on a score of 1 is too small to make the most of a block's mean.
+    """
+    null = 0.5 - tolerated - 2 * math.sqrt(1 / (12 * REFERENCE))
+    return msgspec.structs.replace(base, known=null, tolerated=tolerated, min_outcomes=1, block=1, bets=8)
 
 
 def tail_design(base: Design) -> Design:

@@ -25,11 +25,13 @@ from server.auth import Keyring, check_bind
 from server.definitions.applying import following
 from server.definitions.places import importable_beside
 from server.errors import HANDLERS
+from server.loop.compiling import compiling
 from server.parameters import refuse_unknown
 from server.ratchet import Ratchet
 from server.routes import (
     compiles,
     definitions,
+    drift,
     experiments,
     health,
     keys,
@@ -49,7 +51,20 @@ from server.traffic import Traffic
 POLL_EVERY = 0.5
 """Seconds between looks at what other processes changed; they are seen within one."""
 LARGEST_BODY = 10 * 2**20
-ROUTES = (predict, outcomes, programs, variants, experiments, compiles, definitions, operations, keys, health, openapi)
+ROUTES = (
+    predict,
+    outcomes,
+    programs,
+    drift,
+    variants,
+    experiments,
+    compiles,
+    definitions,
+    operations,
+    keys,
+    health,
+    openapi,
+)
 
 
 @asynccontextmanager
@@ -114,6 +129,7 @@ def create_app(
                 await stack.enter_async_context(following(ratchet, Path(settings.config)))
             if settings.embedded or settings.worker:
                 await stack.enter_async_context(jobs.ticking(ratchet))
+                await stack.enter_async_context(compiling(ratchet))
             stack.enter_context(_unwatched())
             yield
 

@@ -11,14 +11,17 @@ from apscheduler.triggers.interval import IntervalTrigger
 from experiments.errors import RatchetError
 from experiments.quantities import SECOND
 from server.leading import Leadership, standing
+from server.loop.cycling import learn
 from server.loop.drifting import drift
 from server.loop.retaining import retain
 from server.ratchet import Ratchet
+from server.showing import show, survey
 from server.store.idempotency import purge_keys
 from server.store.upkeep import claim_tick, finish_tick
 from server.trials.ticking import tick
 from server.trials.watching import watch
 
+SURVEY_EVERY = 60 * SECOND
 SWEEP_EVERY = 600 * SECOND
 RETAIN_EVERY = 3600 * SECOND
 
@@ -37,6 +40,9 @@ def jobs(ratchet: Ratchet) -> list[Job]:
         Job("decide", tick, ratchet.settings.tick),
         Job("watch", watch, ratchet.settings.tick),
         Job("drift", drift, ratchet.settings.tick),
+        Job("learn", learn, ratchet.settings.tick),
+        Job("show", show, ratchet.settings.tick),
+        Job("survey", survey, max(ratchet.settings.tick, SURVEY_EVERY)),
         Job("sweep", _sweep, SWEEP_EVERY),
         Job("retain", retain, RETAIN_EVERY),
     ]

@@ -17,10 +17,7 @@ from experiments.errors import RatchetError
 from experiments.quantities import SECOND
 from server.ratchet import Ratchet
 from server.store import Connection
-from server.store.leases import Lease, release_lease, renew_lease, take_lease
-
-LEADER = "leader"
-"""The name of the lease."""
+from server.store.leases import LEADER, Lease, release_lease, renew_lease, take_lease
 
 
 class Leadership:

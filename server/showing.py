@@ -19,6 +19,7 @@ from monitoring.domain import Learning, Survey
 from server.ratchet import Ratchet
 from server.store import Connection
 from server.store.analytics import VariantAnalytics, analytics, start_of_latest
+from server.store.drifts import KeptWatch, watched_programs
 from server.store.figures import Run, alarm_counts, compile_figures, last_told, live_evidence
 from server.traffic import Program
 from server.wire import analytics as wire
@@ -35,6 +36,7 @@ class Standing(msgspec.Struct, frozen=True):
     live: Mapping[str, tuple[Experiment, Evidence]]
     runs: Mapping[str, Sequence[Run]]
     told: Mapping[str, int]
+    watches: Mapping[str, KeptWatch]
     alarms: Mapping[str, Mapping[tuple[str, str], int]]
 
 
@@ -46,11 +48,15 @@ async def show(ratchet: Ratchet) -> None:
         name, options = program.name, program.definition.learning
         domain.weighed(name, found.live.get(name))
         domain.compiled(name, learning(found.runs.get(name, ()), options, found.told.get(name), now))
-        domain.drifted(name, (), found.alarms.get(name, {}), None)
+        watch = found.watches.get(name)
+        readings, at = (watch.body.readings, watch.updated_at) if watch else ([], None)
+        domain.drifted(name, readings, found.alarms.get(name, {}), at)
 
 
 def _standing(conn: Connection) -> Standing:
-    return Standing(live_evidence(conn), compile_figures(conn), last_told(conn), alarm_counts(conn))
+    return Standing(
+        live_evidence(conn), compile_figures(conn), last_told(conn), watched_programs(conn), alarm_counts(conn)
+    )
 
 
 def learning(runs: Sequence[Run], options: LearningOptions, told: int | None, now: int) -> Learning:

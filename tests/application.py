@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -79,10 +80,11 @@ async def application(
     definitions: str = DEFINITIONS,
     now: Callable[[], int] = clock.now,
     embedded: bool = True,
+    data: Path = Path("ratchet-data"),
 ) -> AsyncIterator[Application]:
     """The application on the migrated database at `url`, with `definitions` applied."""
     lm = ScriptedLm(script)
-    settings = Settings(database_url=url, embedded=embedded, tick=3600 * 10**6, log_level="error")
+    settings = Settings(data=str(data), database_url=url, embedded=embedded, tick=3600 * 10**6, log_level="error")
     app = create_app(settings, now=now, runner=lambda: Runner(open_lm=lm.open))
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]  # Litestar narrows what ASGI leaves open
     async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:

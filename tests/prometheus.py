@@ -39,8 +39,8 @@ def promtool(*arguments: str | Path, given: bytes = b"") -> str:
 class Prometheus:
     """One that is up."""
 
-    def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
 
     def ask(self, path: str, **parameters: Any) -> Any:
         """The data of an answer. Raises: AssertionError with Prometheus's own words when it refuses."""
@@ -71,7 +71,8 @@ def prometheus(directory: Path, configuration: str) -> Iterator[Prometheus]:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             _await(f"http://127.0.0.1:{port}/-/ready", process, directory / "prometheus.log")
-            yield Prometheus(f"http://127.0.0.1:{port}")
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
+                yield Prometheus(http)
         finally:
             process.terminate()
             process.wait(30)

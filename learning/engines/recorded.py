@@ -126,7 +126,7 @@ class Account:
 
     def give(self, entry: Entry, *, fresh: bool) -> lm15.Response:
         """The answer of a call on record. Raises: LM15Error, the failure it was; an old one is retried at once."""
-        self.spending.note(self.role, entry.cost or 0, entry.latency)
+        self.spending.note(self.role, entry.cost or 0)
         if (tally := TALLY.get()) is not None:
             tally.append(entry)
         if entry.failure is None:

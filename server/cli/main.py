@@ -9,6 +9,7 @@ from experiments.errors import RatchetError
 from server.cli.compiles import compile_
 from server.cli.definitions import apply, check, diff
 from server.cli.doctor import doctor
+from server.cli.drift import drift
 from server.cli.experiments import experiments, replay
 from server.cli.keys import keys
 from server.cli.operating import freeze, status, unfreeze
@@ -19,7 +20,7 @@ from server.cli.running import demo, migrate, serve, up, work
 _GROUPS: list[tuple[str, list[click.Command]]] = [
     ("Run", [up, serve, work, migrate, demo, doctor]),
     ("Define", [check, diff, apply]),
-    ("Operate", [status, experiments, compile_, simulate, replay, freeze, unfreeze, keys]),
+    ("Operate", [status, experiments, compile_, drift, simulate, replay, freeze, unfreeze, keys]),
 ]
 _LISTED = [{"name": name, "commands": [verb.name for verb in verbs]} for name, verbs in _GROUPS]
 

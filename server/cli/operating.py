@@ -4,9 +4,11 @@ from typing import Any
 
 import rich_click as click
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from server.cli.client import Server
+from server.cli.drift import status as level
 from server.cli.output import as_json, show, table
 
 _REASON = click.option("--reason", "-m", required=True, metavar="TEXT", help="Why; kept in the record.")
@@ -55,6 +57,8 @@ def _print(console: Console, found: dict[str, Any]) -> None:
         console.print("[dim]No API key is defined: everything is allowed, on this machine only.[/]")
     if frozen := found["frozen"]:
         console.print(Text(f"Frozen since {frozen['since']}: {frozen['reason']}", "bold yellow"))
+    if found["leader"] is None:
+        console.print("[bold yellow]No process leads: nothing is decided or watched until `ratchet work` runs.[/]")
     if not found["programs"]:
         console.print("No programs yet: write ratchet.yaml, then `ratchet apply ratchet.yaml`.")
         return
@@ -64,8 +68,12 @@ def _print(console: Console, found: dict[str, Any]) -> None:
             program["champion"],
             ", ".join(f"{variant} {share:.0%}" for variant, share in program["split"].items()),
             program["experiment_id"],
+            level(program["drift"]),
             Text(program["problem"] or "", "red"),
         )
         for program in found["programs"]
     ]
-    console.print(table("program", "champion", "traffic", "experiment", "", rows=rows))
+    console.print(table("program", "champion", "traffic", "experiment", "drift", "", rows=rows))
+    if found["leader"] and found["jobs"]:
+        done = " · ".join(f"{job} {at[11:19]}" for job, at in sorted(found["jobs"].items()))
+        console.print(f"[dim]leader {escape(found['leader'])} · last done: {done}[/]")

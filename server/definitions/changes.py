@@ -17,7 +17,9 @@ _NEW_CHAMPION = "a new variant serves at once, in a new epoch: the present one c
 _AT_ONCE = "takes effect at once"
 _NEXT_EXPERIMENT = "for experiments created from now on"
 _KEPT = "kept as written"
-_CONSEQUENCES = {"experiments": _NEXT_EXPERIMENT, "promotion": _NEXT_EXPERIMENT, "drift": _KEPT, "learning": _KEPT}
+_CONSEQUENCES = {"experiments": _NEXT_EXPERIMENT, "promotion": _NEXT_EXPERIMENT, "learning": _KEPT}
+_DRIFT_ANEW = "the watch for drift begins anew, and closes its alarms: what it judges by is not comparable"
+_DRIFT_RULES = ("maturity", "profile")
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +92,8 @@ def _consequence(
     if part == "lm":
         ours, theirs = lm_identity(old.lm_settings), lm_identity(new.lm_settings)
         return (_NEW_VARIANT if rest.partition(".")[0] in _differing(ours, theirs) else _AT_ONCE), False
+    if part == "drift":
+        return (_DRIFT_ANEW if rest in _DRIFT_RULES else _AT_ONCE), False
     if part == "metrics":
         return _metric_consequence(rest.partition(".")[0], old, new, live)
     return _CONSEQUENCES.get(part, _AT_ONCE), False

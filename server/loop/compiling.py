@@ -261,7 +261,13 @@ async def _settled(ratchet: Ratchet, claim: Claim, job: Job, result: Result) -> 
 
 
 async def _judged(ratchet: Ratchet, claim: Claim, run: CompileRun, job: Job, result: Result) -> CompileRun:
-    verdict = judge(result, job)
+    verdict = judge(
+        result.holdout,
+        champion=job.champion.state,
+        candidate=result.state or job.champion.state,
+        options=job.definition.learning.gate,
+        copied=result.copied,
+    )
     run = replace(run, gate=verdict, baseline_score=verdict.baseline_score, candidate_score=verdict.candidate_score)
     if not verdict.admitted:
         return await _finished(ratchet, claim, run, "rejected")

@@ -35,6 +35,7 @@ from server.store.compiles import last_run
 from server.store.drifts import (
     AlarmRaised,
     Fact,
+    Hour,
     KeptWatch,
     Rule,
     Turn,
@@ -60,7 +61,6 @@ REMEMBERED = 7 * 24
 """Hours by which the traffic of a day is estimated."""
 
 _OVER: tuple[State, ...] = ("concluded",)
-Pace = dict[int, tuple[int, int]]
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -173,14 +173,14 @@ def _in_force(
     champion, began = reign[0].champion, reign[0].created_at
     if before is not None and before.body.rule == rule and before.body.reign == reign[0].epoch:
         return before.body, None
-    policy = _policy(options, {}, 0)
+    policy = _policy(options, (), 0)
     prior = _prior(conn, program, champion, rule)
     if before is None:
         opening = signals.begin(champion, prior, policy)
-        return _opened(rule, reign[0].epoch, began, opening, {}, options), "the watch began"
+        return _opened(rule, reign[0].epoch, began, opening, (), options), "the watch began"
     if before.body.rule != rule:
         opening = signals.begin(champion, None, policy)
-        return _opened(rule, reign[0].epoch, horizon, opening, {}, options), "what a score means was changed"
+        return _opened(rule, reign[0].epoch, horizon, opening, (), options), "what a score means was changed"
     opening = signals.promoted(before.body.state, champion, prior, policy)
     since = max(began, before.body.upto)
     watch = _opened(rule, reign[0].epoch, since, opening, before.body.hours, options)
@@ -200,7 +200,9 @@ def _prior(conn: Connection, program: str, champion: str, rule: Rule) -> tuple[i
     return None
 
 
-def _opened(rule: Rule, reign: int, since: int, opening: ProgramDrift, hours: Pace, options: DriftOptions) -> Watched:
+def _opened(
+    rule: Rule, reign: int, since: int, opening: ProgramDrift, hours: tuple[Hour, ...], options: DriftOptions
+) -> Watched:
     return Watched(
         rule=rule,
         reign=reign,
@@ -316,26 +318,31 @@ def _advanced(watched: Watched, cohort: Sequence[Matured], hour: int, routing: R
     """The watch after predictions of one hour and one routing."""
     state, hours, policy = watched.state, watched.hours, watched.policy
     if state.cursor is None or state.cursor[0] // HOUR != hour:
-        hours = {past: counts for past, counts in hours.items() if past >= hour - REMEMBERED}
+        hours = tuple(past for past in hours if past.number >= hour - REMEMBERED)
         policy = _policy(watched.turns[-1].options, hours, hour)
     for variant in state.seen.keys() - {routing.champion, *routing.split}:
         state = signals.withdrawn(state, variant)
-    labelled, made = hours.get(hour, (0, 0))
-    counts = (labelled + sum(each.labelled for each in cohort), made + len(cohort))
-    return msgspec.structs.replace(
-        watched, state=signals.advance(state, policy, cohort), hours={**hours, hour: counts}, policy=policy
-    )
+    state = signals.advance(state, policy, cohort)
+    return msgspec.structs.replace(watched, state=state, hours=_counted(hours, hour, cohort), policy=policy)
 
 
-def _policy(options: DriftOptions, hours: Pace, hour: int) -> Policy:
+def _counted(hours: tuple[Hour, ...], number: int, cohort: Sequence[Matured]) -> tuple[Hour, ...]:
+    """The hours with these predictions of the latest one."""
+    made, labelled = len(cohort), sum(each.labelled for each in cohort)
+    if hours and hours[-1].number == number:
+        return (*hours[:-1], Hour(number, hours[-1].made + made, hours[-1].labelled + labelled))
+    return (*hours, Hour(number, made, labelled))
+
+
+def _policy(options: DriftOptions, hours: tuple[Hour, ...], hour: int) -> Policy:
     """How closely to watch in an hour, by the traffic of the week before it; nothing is known of the first one."""
-    past = {when: counts for when, counts in hours.items() if hour - REMEMBERED <= when < hour}
-    days = (hour - min(past)) / 24 if past else math.inf
+    past = [each for each in hours if hour - REMEMBERED <= each.number < hour]
+    days = (hour - past[0].number) / 24 if past else math.inf
     return Policy(
         tolerated_drop=options.tolerated_drop,
         false_alarm_every=duration(options.false_alarm_every),
-        outcomes_per_day=sum(labelled for labelled, _ in past.values()) / days,
-        predictions_per_day=sum(made for _, made in past.values()) / days,
+        outcomes_per_day=sum(each.labelled for each in past) / days,
+        predictions_per_day=sum(each.made for each in past) / days,
         profile=options.profile,
         min_outcomes=options.min_outcomes,
     )

@@ -1,18 +1,26 @@
 """The whole server: its state at a glance, and the switch that stops every automatic act."""
 
+from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import version as installed
 from typing import Any
 
+import msgspec
 from litestar import Request, get, post
 from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
+from litestar.response import Stream
 
+from monitoring.signals import Status as DriftLevel
 from server.auth import actor
 from server.bodies import Strict
 from server.openapi import operation
 from server.ratchet import Ratchet
+from server.store.changes import changed, marks
+from server.store.drifts import drift_statuses
+from server.store.leases import LEADER, holder_of
 from server.store.upkeep import last_finished
+from server.streams import Message, stream, stream_of
 from server.trials import lifecycle
 from server.wire import operations as wire
 from server.wire.scalars import moment
@@ -58,6 +66,8 @@ async def unfreeze(
 
 async def _status(ratchet: Ratchet) -> wire.Status:
     finished = await ratchet.store.read(last_finished)
+    leader = await ratchet.store.read(holder_of, LEADER)
+    drifting = await ratchet.store.read(drift_statuses)
     frozen = await lifecycle.freeze_in_force(ratchet)
     return wire.Status(
         version=installed("ratchet-server"),
@@ -65,18 +75,20 @@ async def _status(ratchet: Ratchet) -> wire.Status:
         now=moment(ratchet.now()),
         open=ratchet.keys.empty,
         frozen=wire.Freeze(frozen.reason, moment(frozen.since), frozen.actor) if frozen else None,
-        programs=[*_served(ratchet), *_broken(ratchet)],
+        programs=[*_served(ratchet, drifting), *_broken(ratchet)],
+        leader=leader.holder if leader else None,
         jobs={job: moment(at) for job, at in finished.items()},
     )
 
 
-def _served(ratchet: Ratchet) -> list[wire.ProgramStatus]:
+def _served(ratchet: Ratchet, drifting: Mapping[str, DriftLevel]) -> list[wire.ProgramStatus]:
     return [
         wire.ProgramStatus(
             name=program.name,
             champion=program.routing.champion,
             experiment_id=program.routing.running,
             split=program.shares,
+            drift=drifting.get(program.name, "warming"),
             problem=ratchet.traffic.broken.get(program.name),
         )
         for program in ratchet.traffic.programs
@@ -87,10 +99,30 @@ def _broken(ratchet: Ratchet) -> list[wire.ProgramStatus]:
     """The programs that have no good form to be served in."""
     served = {program.name for program in ratchet.traffic.programs}
     return [
-        wire.ProgramStatus(name=name, champion=None, experiment_id=None, split={}, problem=problem)
+        wire.ProgramStatus(name=name, champion=None, experiment_id=None, split={}, drift="warming", problem=problem)
         for name, problem in ratchet.traffic.broken.items()
         if name not in served
     ]
 
 
-HANDLERS: list[HTTPRouteHandler] = [get_status, freeze, unfreeze]
+@get("/v1/events", tags=["operations"], **operation("read", also={200: stream_of(wire.Change)}))
+async def follow_changes(ratchet: NamedDependency[Ratchet], request: Request[Any, Any, Any]) -> Stream:
+    """Follow what changes anywhere, as server-sent events that hold no more than its kind and id: read it again.
+
+    The first, called `connected`, says that whatever happens from then on is told; who connects anew reads all anew.
+    """
+    return stream(_changes(ratchet), request)
+
+
+async def _changes(ratchet: Ratchet) -> AsyncIterator[Message | None]:
+    before = await ratchet.store.read(marks)
+    yield Message(event="connected", data=b"{}")
+    while True:
+        yield None
+        after = await ratchet.store.read(marks)
+        for kind, name in changed(before, after):
+            yield Message(event=kind, data=msgspec.json.encode(wire.Change(kind, name)))
+        before = after
+
+
+HANDLERS: list[HTTPRouteHandler] = [get_status, freeze, unfreeze, follow_changes]

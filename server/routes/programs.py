@@ -1,6 +1,7 @@
 """Programs as they are served, their predictions, and figures per variant."""
 
 import math
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated
 
@@ -10,11 +11,13 @@ from litestar.params import QueryParameter
 
 from experiments.errors import Invalid, NotFound, nearest
 from experiments.quantities import duration
+from monitoring.signals import Status
 from server.openapi import operation
 from server.parameters import ETAG, Cursor, Limit, PathName, content_tag, tagged
 from server.ratchet import Ratchet
 from server.store.analytics import analytics
 from server.store.definitions import StoredProgram, programs_page, stored_program
+from server.store.drifts import drift_statuses
 from server.store.facts import prediction_page
 from server.wire import analytics as wire_analytics
 from server.wire import predictions as wire_predictions
@@ -33,22 +36,29 @@ async def list_programs(
     One that cannot be loaded is left out here; /v1/status says why.
     """
     page = await ratchet.store.read(programs_page, limit=limit, cursor=cursor)
+    drifting = await ratchet.store.read(drift_statuses)
     served = {program.name for program in ratchet.traffic.programs}
-    listed = [answer(ratchet, stored) for stored in page.items if stored.name in served]
+    listed = [_answer(ratchet, stored, drifting) for stored in page.items if stored.name in served]
     return wire.ProgramPage(listed, page.next_cursor)
 
 
 @get("/v1/programs/{program:str}", tags=["programs"], response_headers=[ETAG], **operation("read", NotFound))
 async def get_program(ratchet: NamedDependency[Ratchet], program: PathName) -> Response[wire.Program]:
     """One program: what it takes and gives, its metrics, who serves it, and the experiment that runs on it."""
-    found = answer(ratchet, await ratchet.store.read(stored_program, program))
+    found = await answer(ratchet, program)
     return tagged(found, content_tag(found))
 
 
-def answer(ratchet: Ratchet, stored: StoredProgram) -> wire.Program:
-    """A stored program as it is served now. Raises: Unavailable when it could not be loaded."""
+async def answer(ratchet: Ratchet, name: str) -> wire.Program:
+    """A program as it is served now. Raises: NotFound; Unavailable when it could not be loaded."""
+    stored = await ratchet.store.read(stored_program, name)
+    return _answer(ratchet, stored, await ratchet.store.read(drift_statuses, name))
+
+
+def _answer(ratchet: Ratchet, stored: StoredProgram, drifting: Mapping[str, Status]) -> wire.Program:
     served = ratchet.traffic.program(stored.name)
-    return wire.program(stored.name, served.definition, served.blueprint, served.routing, stored.created_at)
+    drift = drifting.get(stored.name, "warming")
+    return wire.program(stored.name, served.definition, served.blueprint, served.routing, drift, stored.created_at)
 
 
 @get("/v1/programs/{program:str}/predictions", tags=["programs"], **operation("read", NotFound))

@@ -20,7 +20,7 @@ from server.openapi import operation
 from server.parameters import Cursor, IfMatch, Limit, PathName, check_tag, content_tag
 from server.ratchet import Ratchet
 from server.routes.programs import answer
-from server.store.definitions import add_variant, stored_program, stored_variant, variant_by_id, variants_page
+from server.store.definitions import add_variant, stored_variant, variant_by_id, variants_page
 from server.traffic import Program
 from server.wire import programs as wire
 
@@ -83,7 +83,7 @@ async def create_variant(
     """
     served = ratchet.traffic.program(program)
     if if_match is not None:
-        check_tag(if_match, content_tag(answer(ratchet, await ratchet.store.read(stored_program, program))))
+        check_tag(if_match, content_tag(await answer(ratchet, program)))
     parent = await _parent(ratchet, served, data.parent)
     made = await asyncio.to_thread(_make, served, data, parent, ratchet.now())
     if data.name is None and (known := await ratchet.store.read(variant_by_id, program, made.id)):

@@ -41,22 +41,29 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     acknowledged: tuple[Signal, ...] = ()
 
 
+class Hour(msgspec.Struct, frozen=True, array_like=True):
+    """The predictions made in one hour since the epoch, and how many of them were labelled in time."""
+
+    number: int
+    made: int
+    labelled: int
+
+
 class Watched(msgspec.Struct, frozen=True, kw_only=True):
     """One program's watch since its champion took over, or its scores came to mean something else.
 
     It began with `opening` at routing epoch `reign` and with the predictions of `since` (µs); those up to `upto` are
-    taken in. `hours` counts predictions and labelled ones by hour of their making, for the last week; the `policy` in
-    force follows from them.
+    taken in. `hours` are those of the last week; the `policy` in force follows from them.
     """
 
     rule: Rule
     reign: int
     since: int
     opening: ProgramDrift
-    opening_hours: dict[int, tuple[int, int]]
+    opening_hours: tuple[Hour, ...]
     turns: tuple[Turn, ...]
     upto: int
-    hours: dict[int, tuple[int, int]]
+    hours: tuple[Hour, ...]
     policy: Policy
     state: ProgramDrift
 
@@ -112,16 +119,20 @@ class Fact(msgspec.Struct, frozen=True):
 
 def kept_watch(conn: sa.Connection, program: str) -> KeptWatch | None:
     """A program's watch; None before its first tick."""
-    row = conn.execute(sa.select(drifts).where(drifts.c.program == program)).one_or_none()
-    return None if row is None else KeptWatch(row.version, decode(row.body, Watched), row.updated_at)
+    return watched_programs(conn, program).get(program)
 
 
-def watched_programs(conn: sa.Connection) -> dict[str, KeptWatch]:
-    """Every program's watch, by name."""
+def watched_programs(conn: sa.Connection, program: str | None = None) -> dict[str, KeptWatch]:
+    """Every program's watch, or that of one, by name."""
+    query = sa.select(drifts) if program is None else sa.select(drifts).where(drifts.c.program == program)
     return {
-        row.program: KeptWatch(row.version, decode(row.body, Watched), row.updated_at)
-        for row in conn.execute(sa.select(drifts))
+        row.program: KeptWatch(row.version, decode(row.body, Watched), row.updated_at) for row in conn.execute(query)
     }
+
+
+def drift_statuses(conn: sa.Connection, program: str | None = None) -> dict[str, Status]:
+    """What is to be said of every program, or of one; those without a watch are left out."""
+    return {name: kept.body.status for name, kept in watched_programs(conn, program).items()}
 
 
 def keep_watch(conn: sa.Connection, program: str, body: Watched, at: int, *, before: KeptWatch | None) -> None:

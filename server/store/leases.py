@@ -15,6 +15,9 @@ from experiments.quantities import SECOND
 from server.store.rows import insert_new
 from server.store.tables import leases
 
+LEADER = "leader"
+"""The lease of the one whose jobs run."""
+
 
 class Lease(msgspec.Struct, frozen=True):
     """What was taken: `holder` names its process to people, `fence` is the token of its writes."""

@@ -9,7 +9,7 @@ from learning.compiling import CompileRun as DomainRun
 from learning.compiling import Event as DomainEvent
 from learning.compiling import Optimizer, Progress, Reason, RunState, Verdict
 from learning.estimates import Estimate
-from server.wire.scalars import Money, Time, moment, moment_or_none, usd
+from server.wire.scalars import Money, Time, finite, moment, moment_or_none, usd
 
 EventKind = Literal[
     "started", "preflight", "baseline", "proposed", "accepted", "rejected", "progress", "holdout", "ended"
@@ -23,11 +23,7 @@ class NewCompile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """
 
     optimizer: Literal["auto", "gepa", "mipro", "bootstrap_few_shot"] | None = None
-    budget_usd: (
-        Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,12})?$", description="US dollars, as a decimal string.")]
-        | Annotated[float, Meta(gt=0, le=10**9)]
-        | None
-    ) = None
+    budget_usd: Annotated[str | float, Meta(description="US dollars, such as 5 or '0.25'.")] | None = None
     dry_run: bool = False
 
 
@@ -170,4 +166,5 @@ def _progress(made: Progress) -> CompileProgress:
 
 def _gate(verdict: Verdict) -> Gate:
     values: dict[str, Any] = msgspec.structs.asdict(verdict)
-    return Gate(**{**values, "faults": list(verdict.faults)})
+    growth = {name: finite(values[name]) for name in ("cost_growth", "latency_growth")}
+    return Gate(**{**values, **growth, "faults": list(verdict.faults)})

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from monitoring.signals import Status as DriftLevel
 from server.store.keys import Key
 from server.wire.experiments import Reason
 from server.wire.scalars import Time, moment, moment_or_none
@@ -36,11 +37,16 @@ class ProgramStatus(msgspec.Struct, frozen=True, kw_only=True):
     champion: str | None
     experiment_id: str | None
     split: dict[str, float]
+    drift: DriftLevel
     problem: str | None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole server at a glance. `jobs` maps each scheduled job to when it last came to its end."""
+    """The whole server at a glance.
+
+    `leader` is the process whose jobs run, as host/pid; null when none does, and then nothing happens by itself. `jobs`
+    maps each scheduled job to when it last came to its end.
+    """
 
     version: str
     database: str
@@ -48,7 +54,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     open: bool
     frozen: Freeze | None
     programs: list[ProgramStatus]
+    leader: str | None
     jobs: dict[str, Time]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """Something that is not as it was: read it again. `id` is a program's name for a program or an alarm."""
+
+    kind: Literal["definitions", "program", "experiment", "evidence", "compile", "alarm"]
+    id: str
 
 
 class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,13 +13,14 @@ from learning.programs import Blueprint
 from learning.variants import Origin, PredictorDiff
 from learning.variants import Variant as DomainVariant
 from learning.variants import diff as difference
+from monitoring.signals import Status
 from server.wire.scalars import Share, Time, moment
 
 
-class Drift(msgspec.Struct, frozen=True):
-    """What the drift detector says about a program. `warming`: it has not seen enough to say anything."""
+class DriftStatus(msgspec.Struct, frozen=True):
+    """What the drift detectors say of a program at once. `warming`: they have not seen enough to say anything."""
 
-    status: Literal["warming", "ok", "building", "alarm"]
+    status: Status
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -46,7 +47,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     split: dict[str, Share]
     epoch: int
     metrics: dict[str, Metric]
-    drift: Drift
+    drift: DriftStatus
     promotion: Literal["auto", "recommend"]
     created_at: Time
 
@@ -113,7 +114,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def program(
-    name: str, definition: ProgramDefinition, blueprint: Blueprint, routing: Routing, created_at: int
+    name: str, definition: ProgramDefinition, blueprint: Blueprint, routing: Routing, drift: Status, created_at: int
 ) -> Program:
     """A program as its definition and the routing in force make it."""
     return Program(
@@ -127,7 +128,7 @@ def program(
         split=routing.split if routing.live else {routing.champion: 1.0},
         epoch=routing.epoch,
         metrics=definition.metrics,
-        drift=Drift("warming"),
+        drift=DriftStatus(drift),
         promotion=definition.promotion,
         created_at=moment(created_at),
     )

@@ -97,7 +97,8 @@ def test_the_locks_carry_hashes_and_no_addresses():
 
 def test_the_locks_agree_with_each_other_and_hold_what_is_asked_for():
     pins = defaultdict(set)
-    for lock in set(ROOT.glob("requirements*.lock")) - {ROOT / "requirements-gbstats.lock"}:  # a peer, in its own place
+    peers = {ROOT / f"requirements-{peer}.lock" for peer in ("gbstats", "river")}  # each in a place of its own
+    for lock in set(ROOT.glob("requirements*.lock")) - peers:
         for name, version, marker in re.findall(r"^([\w.-]+)==([^ ]+)( ; [^\\]+)? \\$", lock.read_text(), re.MULTILINE):
             if "python_full_version" not in marker:
                 pins[name].add(version)

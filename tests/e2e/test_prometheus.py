@@ -6,16 +6,15 @@ everything has happened that a fresh server has not seen, such as alarms, compil
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.e2e.desk import Desk, until
 from tests.monitoring import queries
-from tests.monitoring.queries import Query, filled
+from tests.monitoring.queries import filled
 from tests.monitoring.world import TRACE, everything, scraped
 from tests.prometheus import Prometheus, installed, prometheus
 from tests.servers import DEFINITIONS, RunningServer
@@ -65,57 +64,49 @@ def test_both_targets_are_scraped_without_a_fault(scene: Scene) -> None:
     assert len(targets) == 2
 
 
-@pytest.mark.parametrize("query", [*queries.panels()], ids=lambda query: query.place)
-def test_every_panel_shows_something(scene: Scene, query: Query) -> None:
-    assert scene.prometheus.query(filled(query.expr)), query.expr
+def test_every_panel_shows_something(scene: Scene) -> None:
+    assert not silent(scene, ((place, filled(expr)) for place, expr in queries.panels()))
 
 
-@pytest.mark.parametrize("query", [*queries.panels()], ids=lambda query: query.place)
-def test_every_panel_shows_something_of_one_program_picked(scene: Scene, query: Query) -> None:
-    picked = filled(query.expr.replace("$program", WORLD).replace("$variant", "base|new"))
-    shown = scene.prometheus.query(picked)
-    assert shown, picked
-    assert {series["metric"].get("program", WORLD) for series in shown} == {WORLD}
+def test_every_panel_shows_one_program_where_one_is_picked(scene: Scene) -> None:
+    for _, expr in queries.panels():
+        shown = scene.prometheus.query(filled(expr.replace("$program", WORLD).replace("$variant", "base|new")))
+        assert shown, expr
+        assert {series["metric"].get("program", WORLD) for series in shown} == {WORLD}
 
 
-@pytest.mark.parametrize("query", [*queries.panels()][:8], ids=lambda query: query.place)
-def test_what_traffic_moves_is_shown_of_the_server_itself(scene: Scene, query: Query) -> None:
-    """The serving dashboard's numbers are real ones, not the 0 / 0 of a target that stands still."""
-    shown = scene.prometheus.query(filled(query.expr.replace("$program", SERVER)))
-    assert any(series["value"][1] != "NaN" for series in shown), query.expr
+def test_what_traffic_moves_is_shown_of_the_server_itself(scene: Scene) -> None:
+    """No 0 / 0 of a target that stands still."""
+    for place, expr in queries.panels():
+        if place.startswith("serving: "):
+            shown = scene.prometheus.query(filled(expr.replace("$program", SERVER)))
+            assert any(series["value"][1] != "NaN" for series in shown), expr
 
 
-@pytest.mark.parametrize("query", [*queries.annotations()], ids=lambda query: query.place)
-def test_every_annotation_can_mark_something(scene: Scene, query: Query) -> None:
-    for part in queries.unconditional(filled(query.expr)):
-        assert scene.prometheus.query(part), part
+def test_every_annotation_can_mark_something(scene: Scene) -> None:
+    parts = ((place, part) for place, expr in queries.annotations() for part in queries.unconditional(filled(expr)))
+    assert not silent(scene, parts)
 
 
-@pytest.mark.parametrize("query", [*queries.variables()], ids=lambda query: query.place)
-def test_every_variable_has_values(scene: Scene, query: Query) -> None:
-    found = re.fullmatch(r"label_values\((.+), (\w+)\)", filled(query.expr))
-    assert found is not None
-    selector, label = found.groups()
-    assert scene.prometheus.ask(f"label/{label}/values", **{"match[]": selector}), query.expr
+def test_every_variable_has_values(scene: Scene) -> None:
+    for _, expr in queries.variables():
+        found = re.fullmatch(r"label_values\((.+), (\w+)\)", filled(expr))
+        assert found is not None
+        selector, label = found.groups()
+        assert scene.prometheus.ask(f"label/{label}/values", **{"match[]": selector}), expr
 
 
-@pytest.mark.parametrize("rule", queries.rules(), ids=lambda rule: rule.get("alert") or rule["record"])
-def test_every_rule_and_alert_meets_its_series(scene: Scene, rule: dict[str, str]) -> None:
+def test_every_rule_and_alert_meets_its_series(scene: Scene) -> None:
     """An alert's conditions aside: `promtool test rules` is about those."""
-    scene.prometheus.query(rule["expr"])
-    for part in queries.unconditional(rule["expr"]):
-        assert scene.prometheus.query(part), part
+    for _, expr in queries.ruled():
+        scene.prometheus.query(expr)
+    assert not silent(scene, ((place, part) for place, expr in queries.ruled() for part in queries.unconditional(expr)))
 
 
-@pytest.mark.parametrize(
-    "query",
-    [*queries.panels(), *queries.annotations(), *(Query(str(rule), rule["expr"]) for rule in queries.rules())],
-    ids=lambda query: query.place[:60],
-)
-def test_every_series_that_is_named_is_there(scene: Scene, query: Query) -> None:
+def test_every_series_that_is_named_is_there(scene: Scene) -> None:
     """Each by itself: what stands beside it in an `or`, an `unless` or a sum would hide that it is misspelt."""
-    for selector in queries.selectors(filled(query.expr)):
-        assert scene.prometheus.query(selector), selector
+    asked = [*queries.panels(), *queries.annotations(), *queries.ruled()]
+    assert not silent(scene, ((place, one) for place, expr in asked for one in queries.selectors(filled(expr))))
 
 
 def test_a_misspelt_name_would_be_noticed(scene: Scene) -> None:
@@ -143,3 +134,8 @@ def test_the_trace_of_a_slow_prediction_is_found_from_its_duration(scene: Scene)
         end=time.time() + 60,
     )
     assert {exemplar["labels"]["trace_id"] for series in found for exemplar in series["exemplars"]} == {TRACE}
+
+
+def silent(scene: Scene, asked: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of the expressions that have no series, each with its place."""
+    return [(place, expr) for place, expr in asked if not scene.prometheus.query(expr)]

@@ -153,3 +153,18 @@ class SeveralWithoutSignature(dspy.Module):  # type: ignore[misc]
 
 
 def not_a_class() -> None: ...
+
+
+class Steps(dspy.Module):  # type: ignore[misc]
+    """Two steps, of which either can be improved; asynchronous only."""
+
+    signature = "ticket: str -> category: Literal['billing', 'bug', 'how-to', 'other']"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = dspy.Predict("ticket: str -> gist: str")
+        self.sort = dspy.Predict("ticket: str, gist: str -> category: Literal['billing', 'bug', 'how-to', 'other']")
+
+    async def aforward(self, ticket: str) -> dspy.Prediction:
+        gist = (await self.read.acall(ticket=ticket)).gist
+        return await self.sort.acall(ticket=ticket, gist=gist)

@@ -56,6 +56,12 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for rule in rules() if "alert" in rule]
 
 
+def ruled() -> Iterator[Query]:
+    """What every recording rule and alert computes."""
+    for rule in rules():
+        yield Query(rule.get("alert") or rule["record"], rule["expr"])
+
+
 def filled(expr: str) -> str:
     """The expression as Grafana sends it, with everything picked."""
     for variable, value in {

@@ -61,17 +61,15 @@ def test_every_family_that_is_asked_for_exists() -> None:
     known = {family.name + suffix for family in Metrics().families for suffix in suffixes.get(family.kind, ("",))} | {
         rule["record"] for rule in queries.rules() if "record" in rule
     }
-    asked = [*queries.panels(), *queries.annotations(), *queries.variables()]
-    asked += [queries.Query(rule.get("alert") or rule["record"], rule["expr"]) for rule in queries.rules()]
-    for place, expr in asked:
+    for place, expr in [*queries.panels(), *queries.annotations(), *queries.variables(), *queries.ruled()]:
         assert queries.names(expr), place
         assert queries.names(expr) <= known, place
 
 
 def test_every_family_is_shown_by_a_panel_an_alert_or_both() -> None:
     """A series that nobody looks at is a cost."""
-    shown = {name for _, expr in [*queries.panels(), *queries.annotations()] for name in queries.names(expr)}
-    shown |= {name for rule in queries.rules() for name in queries.names(rule["expr"])}
+    asked = [*queries.panels(), *queries.annotations(), *queries.ruled()]
+    shown = {name for _, expr in asked for name in queries.names(expr)}
     for family in Metrics().families:
         assert any(name.startswith(family.name) for name in shown) or family.name in {
             "ratchet_drift_baseline_outcomes",  # how long a detector has learnt, and since when it is alarmed:

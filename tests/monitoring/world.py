@@ -28,7 +28,7 @@ def everything() -> Metrics:
     metrics = Metrics(version="0.0.0")
     metrics.routed(PROGRAM, SPLIT)
     metrics.led(mine=True)
-    _served(metrics)
+    served(metrics)
     _told(metrics)
     metrics.decided(PROGRAM, "invalid", "engine")
     metrics.decided(PROGRAM, "promote", "engine")
@@ -41,7 +41,8 @@ def everything() -> Metrics:
     return metrics
 
 
-def _served(metrics: Metrics) -> None:
+def served(metrics: Metrics) -> None:
+    """A little traffic, a third of it unanswered and all of it slow."""
     for variant in SPLIT:
         for status in ("ok", "fallback", "error"):
             call = Call(variant, "sim/m", 100, 10, cost=DOLLAR // 100, latency=5 * SECOND)
@@ -75,7 +76,7 @@ def _told(metrics: Metrics) -> None:
         Learning(
             runs={("drift", "succeeded"): 1, ("schedule", "running"): 1},
             spent=5 * DOLLAR,
-            month=4 * DOLLAR,
+            month=9 * DOLLAR // 2,
             budget=5 * DOLLAR,
             progress=0.4,
             progressed_at=round(time.time() - 7200) * SECOND,
@@ -105,10 +106,11 @@ def readings(*variants: str) -> list[Reading]:
 
 @contextmanager
 def scraped(metrics: Metrics) -> Iterator[int]:
-    """`/metrics` of it over HTTP; the port."""
+    """`/metrics` of it over HTTP; the port. There is traffic between any two scrapes."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            served(metrics)
             found = metrics.exposition(self.headers.get("Accept"))
             self.send_response(200)
             self.send_header("Content-Type", found.media_type)

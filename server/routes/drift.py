@@ -1,0 +1,64 @@
+"""Drift: what the detectors say of a program, and an operator's word that an alarm is known."""
+
+from typing import Any
+
+from litestar import Request, get, post
+from litestar.di import NamedDependency
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import JSONBody
+
+from experiments.errors import Conflict, NotFound
+from server.auth import actor
+from server.bodies import Strict
+from server.openapi import operation
+from server.parameters import PathName
+from server.ratchet import Ratchet
+from server.store import Connection
+from server.store.definitions import stored_program
+from server.store.drifts import AlarmRaised, KeptWatch, alarms_of, close_alarm, kept_watch, open_alarms
+from server.wire import drift as wire
+from server.wire.operations import Because
+
+
+@get("/v1/programs/{program:str}/drift", tags=["programs"], **operation("read", NotFound))
+async def get_drift(ratchet: NamedDependency[Ratchet], program: PathName) -> wire.Drift:
+    """What is watched about a program: evidence against its baseline, signal by signal, and the alarms there were."""
+    return wire.drift(program, *await ratchet.store.read(_watch, program))
+
+
+@post(
+    "/v1/programs/{program:str}/drift/acknowledge",
+    tags=["programs"],
+    status_code=200,
+    dto=Strict[Because],
+    return_dto=None,
+    **operation("operate", NotFound, Conflict),
+)
+async def acknowledge(
+    ratchet: NamedDependency[Ratchet], request: Request[Any, Any, Any], program: PathName, data: JSONBody[Because]
+) -> wire.Drift:
+    """Close the open alarms and live with what they are about: from the next tick on, the present level is held to.
+
+    No recompile follows from them any more.
+    """
+    by = f"{actor(request) or 'an operator'}: {data.reason}"
+    await ratchet.store.write(_close, program, by, ratchet.now())
+    ratchet.log.info("drift_acknowledged", program=program, by=by)
+    return wire.drift(program, *await ratchet.store.read(_watch, program))
+
+
+def _watch(conn: Connection, program: str) -> tuple[KeptWatch | None, list[AlarmRaised]]:
+    stored_program(conn, program)
+    return kept_watch(conn, program), alarms_of(conn, program)
+
+
+def _close(conn: Connection, program: str, by: str, now: int) -> None:
+    stored_program(conn, program)
+    still_open = open_alarms(conn, program)
+    if not still_open:
+        raise Conflict(f"program {program!r} has no open alarm")
+    for alarm in still_open:
+        close_alarm(conn, alarm, now, by)
+
+
+HANDLERS: list[HTTPRouteHandler] = [get_drift, acknowledge]

@@ -1,0 +1,124 @@
+"""A server dies while it compiles: the child ends with it, and the run goes on where it was once there is a server."""
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from server.store import Store
+from tests.e2e.desk import until
+from tests.server.loop.feedback import PROGRAM, SLOW, labelled
+from tests.servers import RunningServer
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory with enough to learn from."""
+    path = tmp_path / "data"
+
+    async def fill() -> None:
+        store = Store.open(f"sqlite:///{path / 'ratchet.db'}", migrating=True)
+        await labelled(store, 240)
+        await store.close()
+
+    asyncio.run(fill())
+    return path
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """The definitions of a program whose compile takes half a minute."""
+    path = tmp_path / "ratchet.yaml"
+    path.write_text(SLOW)
+    return path
+
+
+def ask(server: RunningServer) -> str:
+    with server.client() as http:
+        return str(http.post("/v1/programs/triage/compiles", json={}).raise_for_status().json()["compile_id"])
+
+
+def run_of(server: RunningServer, compile_id: str) -> dict[str, Any]:
+    with server.client() as http:
+        return dict(http.get(f"/v1/compiles/{compile_id}").raise_for_status().json())
+
+
+def when(server: RunningServer, compile_id: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    end = time.monotonic() + 90
+    while not holds(run := run_of(server, compile_id)):
+        assert time.monotonic() < end, run
+        time.sleep(0.2)
+    return run
+
+
+def begun(run: dict[str, Any]) -> bool:
+    return bool(run["state"] == "running" and run["progress"]["metric_calls"] > 20)
+
+
+def ended(run: dict[str, Any]) -> bool:
+    return run["state"] not in ("queued", "running")
+
+
+def child_of(server: RunningServer) -> psutil.Process:
+    (child,) = (c for c in psutil.Process(server.pid).children() if "learning.child" in " ".join(c.cmdline()))
+    return child
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_goes_on_after_its_server_died_and_pays_at_most_for_what_was_under_way(
+    data: Path, slow: Path, number: signal.Signals
+) -> None:
+    with RunningServer(data, config=slow) as server:
+        compile_id = ask(server)
+        before = when(server, compile_id, begun)
+        child = child_of(server)
+        server.send(number)
+        server.wait()
+        until(lambda: not child.is_running())
+    ledger = data / "compiles" / compile_id / "calls.jsonl"
+    paid = [json.loads(line) for line in ledger.read_text().splitlines() if '"call"' in line]
+    assert len(paid) > 20
+    with RunningServer(data, config=slow) as server:
+        child_again = when(server, compile_id, lambda run: run["progress"]["metric_calls"] > 50 or ended(run))
+        assert float(child_again["spent_usd"]) >= float(before["spent_usd"])
+        run = when(server, compile_id, ended)
+    assert (run["state"], run["variant"]) == ("succeeded", "gepa-1")
+    assert not (data / "compiles" / compile_id).exists()
+
+
+@pytest.mark.timeout(120)
+def test_a_stream_does_not_hold_up_a_server_that_is_told_to_stop(data: Path, slow: Path) -> None:
+    with RunningServer(data, config=slow) as server:
+        compile_id = ask(server)
+        when(server, compile_id, begun)
+        with server.client() as http, http.stream("GET", f"/v1/compiles/{compile_id}/events") as response:
+            lines = response.iter_lines()
+            assert next(lines).startswith(":")
+            began = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - began < 20
+            assert not any(line.startswith("event: end") for line in lines)
+
+
+@pytest.mark.timeout(120)
+def test_the_command_asks_follows_and_tells_how_it_ended(data: Path, tmp_path: Path) -> None:
+    definitions = tmp_path / "quick.yaml"
+    definitions.write_text(PROGRAM)
+    with RunningServer(data, config=definitions) as server:
+        dry = server.command("compile", "triage", "--dry-run", "--json")
+        assert json.loads(dry.stdout)["min_metric_calls"] > 0
+        done = server.command("compile", "triage", "--follow", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["state"] == "succeeded"
+        refused = server.command("compile", "triage", "--cancel")
+        assert refused.returncode == 1
+        assert "no run of triage is under way" in refused.stderr
+        followed = server.command("compile", "triage", "--follow", "--optimizer", "bootstrap_few_shot")
+        assert "sealed" in followed.stdout + followed.stderr
