@@ -38,7 +38,7 @@ setup: $(VENV)/.runtime $(EXTRAS:%=$(VENV)/.%)  ## only set up: afterwards .venv
 	@echo "Ready: $(BIN)/ratchet"
 
 ##@ Changing it
-.PHONY: test test-only check lint types contracts format format-check
+.PHONY: test test-only check lint types contracts format generate format-check
 test: check  ## everything that must pass before a change lands
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
@@ -58,6 +58,9 @@ contracts: $(VENV)/.dev  ## which room and floor may import which
 
 format: $(VENV)/.dev  ## rewrite files in the house format, imports sorted
 	@$(BIN)/ruff check --quiet --select I --fix . ; $(BIN)/ruff format .
+
+generate: $(VENV)/.dev  ## rewrite what is made from code: dashboards, the page of metrics
+	@$(BIN)/python -m tests.generated
 
 format-check: $(VENV)/.dev
 	@echo "» format"; $(BIN)/ruff format --check --quiet . || { echo "Run 'make format'."; exit 1; }

@@ -71,16 +71,19 @@ class Loop:
         self.effects = np.stack([rng.permutation(effects) for _ in range(loops)])
         self.promoted = np.zeros(self.effects.shape, dtype=bool)
         self.units = np.zeros(self.effects.shape, dtype=int)
+        past: list[list[float | None]] = [[] for _ in range(loops)]
         for t in range(1, effects.size + 1):
-            needed = np.array([-math.log(sequence.level(0.05, t, n)) for n in self.promoted.sum(axis=1).tolist()])
+            levels = [sequence.level(0.05, mine) for mine in past]
             limits: dict[str, float | Floats] = {
-                "better": needed,
+                "better": -np.log(levels),
                 "harm": math.log(1 / HARM),
                 "futile": math.log(1 / FUTILITY),
             }
             world = loop_world(worlds, self.effects[:, t - 1])
             ends = race(rng, world, loops, MOST_UNITS, limits, min_effect=MIN_EFFECT, look=5)
             self.promoted[:, t - 1], self.units[:, t - 1] = ends.side == "better", ends.units
+            for mine, level, promoted in zip(past, levels, self.promoted[:, t - 1], strict=True):
+                mine.append(level if promoted else None)
 
     @property
     def false(self) -> NDArray[np.bool_]:
@@ -104,7 +107,7 @@ def loop_world(name: str, effects: Floats) -> World:
 
 
 def series(size: Size) -> list[Row]:
-    """Loops of a hundred experiments at α = .05 by e-LOND, futility .1, a look every 5 units, without an end."""
+    """Loops of a hundred experiments at α = .05, futility .1, a look every 5 units, without an end."""
     loops = size.runs(500)
     null, mixed = Loop(loops, np.zeros(100), "plain"), Loop(loops, MIXED, "plain")
     rivals = {name: _peer_series(rule, size.runs(30)) for name, rule in peers.RULES.items()}

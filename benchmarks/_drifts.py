@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitoring import drift
-from monitoring.arms import Arm
 from monitoring.design import Design, of
 from monitoring.drift import Detector
 
@@ -69,12 +68,13 @@ def every(work: Callable[..., Any], *columns: Iterable[Any]) -> list[Any]:
 
 def noticed(design: Design, streams: Streams, priors: Sequence[Prior] | None = None) -> list[Noticed]:
     """The first alarm in every stream."""
-    return every(partial(_notice, design), streams, priors or [None] * len(streams))
+    return every(partial(notice, design), streams, priors or [None] * len(streams))
 
 
-def _notice(design: Design, stream: Streams, prior: Prior) -> Noticed:
-    values = stream.tolist()
-    return first_alarm(design, [("base", index, y) for index, y in enumerate(values)], {"base": prior} if prior else {})
+def notice(design: Design, stream: Streams, prior: Prior) -> Noticed:
+    """The first alarm in a stream of one arm."""
+    outcomes = [("base", index, y) for index, y in enumerate(stream.tolist())]
+    return first_alarm(design, outcomes, {"base": prior} if prior else {})
 
 
 def first_alarm(design: Design, outcomes: list[drift.Outcome], priors: dict[str, tuple[int, float]]) -> Noticed:
@@ -87,30 +87,32 @@ def first_alarm(design: Design, outcomes: list[drift.Outcome], priors: dict[str,
     return Noticed(None)
 
 
-def alarms(design: Design, streams: Streams, priors: Sequence[Prior] | None = None) -> list[int]:
-    """How many alarms every stream raises, when each is dismissed and the arm held to what it was held to."""
-    return every(partial(_count, design), streams, priors or [None] * len(streams))
+def alarms(design: Design, streams: Streams, priors: Sequence[Prior], *, dismissed: bool = False) -> list[int]:
+    """How many alarms every stream raises, when each is acknowledged at once, as river's detectors begin anew at once.
+
+    `dismissed`: the arm is held to what it was held to, so that one bad baseline may alarm again and again.
+    """
+    return every(partial(_count, design, dismissed), streams, priors)
 
 
-def _count(design: Design, stream: Streams, prior: Prior) -> int:
+def _count(design: Design, dismissed: bool, stream: Streams, prior: tuple[int, float]) -> int:
     outcomes = [("base", index, y) for index, y in enumerate(stream.tolist())]
-    return count(design, outcomes, drift.begin(design, {"base": prior} if prior else {}))
+    return count(design, outcomes, drift.begin(design, {"base": prior}), dismissed=dismissed)
 
 
-def count(
-    design: Design, outcomes: list[drift.Outcome], detector: Detector, newcomers: dict[str, Arm] | None = None
-) -> int:
+def count(design: Design, outcomes: list[drift.Outcome], detector: Detector, *, dismissed: bool) -> int:
     """The same of outcomes at the times 0, 1, 2, ..."""
     start = raised = 0
     while start < len(outcomes):
-        after = detector.fold(design, outcomes[start : start + _CHUNK], newcomers)
+        after = detector.fold(design, outcomes[start : start + _CHUNK])
         if after.alarm is None:
             detector, start = after, start + _CHUNK
             continue
         raised += 1
         until = after.alarm.at + 1
-        stopped = detector.fold(design, outcomes[start:until], newcomers)
-        detector, start = Detector({name: arm.cleared() for name, arm in stopped.arms.items()}), until
+        stopped, start = detector.fold(design, outcomes[start:until]), until
+        cleared = {name: arm.cleared() for name, arm in stopped.arms.items()}
+        detector = Detector(cleared) if dismissed else stopped.acknowledged(design)
     return raised
 
 
@@ -140,5 +142,7 @@ def mean_delay(found: Iterable[int | None], change: int, horizon: int) -> tuple[
 
     Streams that alarmed before the change are left out; one without an alarm counts as the whole horizon.
     """
-    late = [horizon if at is None or at < 0 else at + 1 - change for at in found if at is None or at < 0 or at >= change]
+    late = [
+        horizon if at is None or at < 0 else at + 1 - change for at in found if at is None or at < 0 or at >= change
+    ]
     return float(np.mean(late)), float(np.mean([delay >= horizon for delay in late]))

@@ -42,6 +42,20 @@ class Row(msgspec.Struct, frozen=True):
         }
 
 
+class Table(msgspec.Struct, frozen=True):
+    """Numbers that stand on the page beside the goals. The first of `columns` is over the heads of the rows."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: dict[str, list[float]]
+    runs: int
+
+    def line(self) -> dict[str, Any]:
+        """The line as JSON holds it."""
+        rows = {head: [_short(cell) for cell in row] for head, row in self.rows.items()}
+        return {"table": self.title, "columns": list(self.columns), "rows": rows, "runs": self.runs}
+
+
 class Size(msgspec.Struct, frozen=True):
     """How much is simulated: all of it, or `share` of the runs."""
 

@@ -4,31 +4,31 @@ Every policy serves the same predictions hour by hour; what it loses is what the
 the one it served did not. `Ratchet` acts by this repository's drift detector, cycle, gate and decisions.
 """
 
-import math
-
+import msgspec
 import numpy as np
 
 from benchmarks import _peers as peers
 from benchmarks._goals import seeded
-from benchmarks._loop_trials import Trial, moment, over, promoted
-from benchmarks._loop_worlds import BEST, DAY, HOUR, PER_HOUR, World
-from experiments.metrics import Metric
+from benchmarks._loop_trials import Trial, over, promoted
+from benchmarks._loop_worlds import BEST, HEARD, HOUR, PER_HOUR, SPACING, World
 from experiments.strata import Floats
 from learning import cycle, gate
 from learning.compiling import Measured
 from learning.definitions import GateOptions, LearningOptions
+from learning.states import State
 from monitoring import signals
-from monitoring.signals import Matured, Policy, ProgramDrift
+from monitoring.signals import Matured, Policy
 
 COMPILE_HOURS = 1
-COMPILE_DOLLARS = 5.0
 MATURITY_HOURS = 6
 FRESH = 300
 """Labels since the change that a compile asks for."""
 HOLDOUT = 200
 PER_ARM = 5000
 LEARNING = LearningOptions(on=("drift",), min_fresh_labels=FRESH, cooldown="24h")
-GOAL = Metric(kind="boolean", role="goal")
+GOOD_ENOUGH = 0.03
+"""How far below the best the clairvoyant no longer tries."""
+STATE: State = {"predict": {"instructions": "Answer.", "demos": []}}
 
 
 class Course:
@@ -81,31 +81,69 @@ class Monthly(Course):
 
 
 class Watched(Course):
-    """A course on which this repository's detector watches whoever is champion, and its cycle says when to compile."""
+    """A course on which this repository's detector watches the champion, and its cycle says when to compile."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self.names = ["v1"]
-        self.policy = Policy(outcomes_per_day=24.0 * PER_HOUR * 0.8, predictions_per_day=24.0 * PER_HOUR)
-        self.drift: ProgramDrift = signals.begin("v1", None, self.policy)
         self.served: list[tuple[str, Floats]] = []
+        self.policy = Policy(outcomes_per_day=24.0 * PER_HOUR * HEARD, predictions_per_day=24.0 * PER_HOUR)
+        self.drift = signals.begin("v1", None, self.policy)
+        self.answered: int | None = None
         self.ended: int | None = None
-        self.failures = 0
+        self.began = 0
+        self.trial: Trial | None = None
 
-    @property
-    def name(self) -> str:
-        """The champion's."""
-        return self.names[-1]
+    def serve(self, hour: int) -> None:
+        super().serve(hour)
+        self.served.append((self.names[-1], self.champion))
+
+    def tick(self, hour: int) -> None:
+        if hour >= MATURITY_HOURS:
+            cohort = self.matured(hour - MATURITY_HOURS)
+            self.drift = signals.advance(self.drift, self.policy, cohort)
+        if isinstance(cycle.plan(self.situation(hour), LEARNING, end_of(hour)), cycle.Compile):
+            self.began = end_of(hour)
+            self.answer(self.compile(hour), hour)
+
+    def answer(self, candidate: Floats, hour: int) -> None:
+        """What becomes of a candidate; here it is deployed."""
+        self.promote(candidate, hour)
+        self.settle(hour, promoted=True)
+
+    def settle(self, hour: int, *, promoted: bool, prior: tuple[int, float] | None = None) -> None:
+        """The run is over: watch the new champion, or live with the old one."""
+        self.ended = end_of(hour)
+        if promoted:
+            self.names.append(f"v{len(self.names) + 1}")
+            self.drift = signals.promoted(self.drift, self.names[-1], prior, self.policy)
+        else:
+            self.drift = signals.acknowledged(self.drift, self.policy)
+
+    def situation(self, hour: int) -> cycle.Situation:
+        """The facts the cycle goes by."""
+        alarm = signals.alarms(self.drift).get("score")
+        since = alarm.change_point if alarm else self.began
+        heard = (np.arange(len(self.world.delay)) * SPACING + self.world.delay) <= end_of(hour)
+        first = -(-since // SPACING)
+        labels = int(heard[first : (hour + 1) * PER_HOUR].sum())
+        return cycle.Situation(
+            alarm=cycle.Alarm(at=alarm.at, since=alarm.change_point) if alarm else None,
+            labels_since_change=labels,
+            labels_since_run=labels,
+            experiment="running" if self.trial else None,
+            last_finished=self.ended,
+        )
 
     def matured(self, hour: int) -> list[Matured]:
-        """The predictions of an hour, as they stand once it has matured; those on trial are not the champion's."""
+        """The predictions of an hour as they stand once they have matured."""
         name, champion = self.served[hour]
-        right, span = self.world.right(champion, hour), range(hour * PER_HOUR, (hour + 1) * PER_HOUR)
+        span = range(hour * PER_HOUR, (hour + 1) * PER_HOUR)
         heard = self.world.delay[span.start : span.stop] <= MATURITY_HOURS * HOUR
         return [
             Matured(
                 prediction_id=f"{index:08d}",
-                at=moment(index),
+                at=index * SPACING,
                 variant=name,
                 error=False,
                 labelled=bool(labelled),
@@ -113,19 +151,171 @@ class Watched(Course):
                 latency=1000,
                 cost=1000,
             )
-            for index, good, labelled in zip(span, right, heard, strict=True)
+            for index, good, labelled in zip(span, self.world.right(champion, hour), heard, strict=True)
         ]
 
-    def serve(self, hour: int) -> None:
-        super().serve(hour)
-        self.served.append((self.name, self.champion))
 
-    def look(self, hour: int) -> cycle.Plan:
-        """Advance the detector to what has matured, and ask the cycle what to do."""
-        if hour >= MATURITY_HOURS:
-            self.drift = signals.advance(self.drift, self.policy, self.matured(hour - MATURITY_HOURS))
-        return cycle.plan(self.situation(hour), LEARNING, (hour + 1) * HOUR)
+class Ratchet(Watched):
+    """The whole loop: what the detector and the cycle ask for passes the gate, and then an experiment."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.started, self.won = 0, 0
+
+    def serve(self, hour: int) -> None:
+        self.served.append((self.names[-1], self.champion))
+        self.lost += serve_trial(self, hour)
+
+    def tick(self, hour: int) -> None:
+        super().tick(hour)
+        if self.trial is not None and self.trial.start <= hour:
+            ruling = self.trial.tick(hour)
+            if over(ruling):
+                self.conclude(hour, won=promoted(ruling))
+
+    def answer(self, candidate: Floats, hour: int) -> None:
+        if self.admitted(candidate, hour):
+            self.started += 1
+            self.trial = Trial(self.world, self.champion, candidate, hour + COMPILE_HOURS, self.started, self.won)
+        else:
+            self.settle(hour, promoted=False)
+
+    def conclude(self, hour: int, *, won: bool) -> None:
+        """The experiment has ended."""
+        trial, self.trial = self.trial, None
+        assert trial is not None
+        if won:
+            self.won += 1
+            self.promote(trial.accuracy["challenger"], hour)
+        self.settle(hour, promoted=won, prior=trial.known("challenger"))
+
+    def admitted(self, candidate: Floats, hour: int) -> bool:
+        """Whether the gate lets a candidate through, from paired answers to examples of the hour."""
+        rng = seeded(f"holdout {self.world.kind} {self.world.number} {self.compiles}")
+        chance = rng.random(HOLDOUT)
+        scores = [chance < self.world.accuracy(variant, hour) for variant in (self.champion, candidate)]
+        measured = [
+            Measured(
+                prediction_id=str(place),
+                baseline=float(before),
+                candidate=float(after),
+                baseline_cost=1000,
+                candidate_cost=1000,
+                baseline_latency=1000,
+                candidate_latency=1000,
+            )
+            for place, (before, after) in enumerate(zip(*scores, strict=True))
+        ]
+        return gate.judge(measured, champion=STATE, candidate=STATE, options=GateOptions()).admitted
+
+
+class Clairvoyant(Ratchet):
+    """Knows of a change the moment it happens and has a candidate at once; it must still test it, and try again."""
+
+    def tick(self, hour: int) -> None:
+        if self.trial is not None and self.trial.start <= hour:
+            ruling = self.trial.tick(hour)
+            if over(ruling):
+                self.conclude(hour, won=promoted(ruling))
+        here = self.world.mixture[hour].argmax()
+        if self.trial is None and hour + 1 < self.world.hours and self.world.mixture[hour].max() > 0.5:
+            if self.champion[here] < BEST - GOOD_ENOUGH:
+                self.answer(self.compile(hour), hour)
+
+    def settle(self, hour: int, *, promoted: bool, prior: tuple[int, float] | None = None) -> None:
+        self.ended = end_of(hour)
+
+
+class FixedHorizon(Watched):
+    """On an alarm, an A/B test of 5,000 predictions per arm, read once at its end: z > 1.96 deploys."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.candidate: Floats | None = None
+        self.counts = np.zeros((2, 3))
+
+    def answer(self, candidate: Floats, hour: int) -> None:
+        self.candidate, self.counts = candidate, np.zeros((2, 3))
+
+    def serve(self, hour: int) -> None:
+        self.served.append((self.names[-1], self.champion))
+        if self.candidate is None:
+            self.lost += PER_HOUR * (BEST - self.world.accuracy(self.champion, hour))
+        else:
+            self.lost += split_evenly(self.world, (self.champion, self.candidate), self.counts, hour)
+
+    def tick(self, hour: int) -> None:
+        super().tick(hour)
+        if self.candidate is not None and self.counts[:, 0].min() >= PER_ARM:
+            won = bool(peers.naive(self.counts[0], self.counts[1]))
+            if won:
+                self.promote(self.candidate, hour)
+            self.candidate = None
+            self.settle(hour, promoted=won)
 
     def situation(self, hour: int) -> cycle.Situation:
-        """The facts the cycle goes by."""
-        raise NotImplementedError
+        found = super().situation(hour)
+        return msgspec.structs.replace(found, experiment="running" if self.candidate is not None else None)
+
+
+class TrackAndStop(Course):
+    """TensorZero's published rule, half the traffic to each arm, with a candidate handed to it at every change."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.candidate: Floats | None = None
+        self.counts = np.zeros((2, 3))
+
+    def serve(self, hour: int) -> None:
+        if self.candidate is None:
+            super().serve(hour)
+        else:
+            self.lost += split_evenly(self.world, (self.champion, self.candidate), self.counts, hour)
+
+    def tick(self, hour: int) -> None:
+        if hour in self.world.changes:
+            self.candidate, self.counts = self.compile(hour), np.zeros((2, 3))
+        if self.candidate is None:
+            return
+        if bool(peers.tensorzero(self.counts[0], self.counts[1])):
+            self.promote(self.candidate, hour)
+            self.candidate = None
+        elif bool(peers.tensorzero(self.counts[1], self.counts[0])):
+            self.candidate = None
+
+
+POLICIES: dict[str, type[Course]] = {
+    "no learning": Nothing,
+    "monthly, blind": Monthly,
+    "on drift, blind": Watched,
+    "fixed horizon of 5,000 per arm": FixedHorizon,
+    "track and stop, candidate at once": TrackAndStop,
+    "ratchet": Ratchet,
+    "clairvoyant that must test": Clairvoyant,
+}
+
+
+def end_of(hour: int) -> int:
+    """The end of an hour in µs."""
+    return (hour + 1) * HOUR
+
+
+def serve_trial(course: Ratchet, hour: int) -> float:
+    """Answer an hour's predictions during a trial or outside one; what was lost."""
+    world, trial = course.world, course.trial
+    share = trial.serve(hour).mean() if trial is not None and trial.start <= hour else 0.0
+    champion = world.accuracy(course.champion, hour)
+    challenger = world.accuracy(trial.accuracy["challenger"], hour) if trial is not None else champion
+    return float(PER_HOUR * (BEST - (1 - share) * champion - share * challenger))
+
+
+def split_evenly(world: World, arms: tuple[Floats, Floats], counts: Floats, hour: int) -> float:
+    """Half of an hour's predictions to each arm, counted as they are labelled; what was lost."""
+    span = np.arange(hour * PER_HOUR, (hour + 1) * PER_HOUR)
+    challenger = (span + hour) % 2 == 1
+    heard = np.isfinite(world.delay[span])
+    for arm, variant in enumerate(arms):
+        mine = heard & (challenger == bool(arm))
+        right = world.right(variant, hour)[mine].astype(float)
+        counts[arm] += (mine.sum(), right.sum(), (right**2).sum())
+    return float(PER_HOUR * (BEST - np.mean([world.accuracy(variant, hour) for variant in arms])))

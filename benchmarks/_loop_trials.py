@@ -1,13 +1,12 @@
 """An experiment in a simulated world, by the engine's own assignment, folding and decision code, hour by hour."""
 
-from collections.abc import Mapping
-
+import msgspec
 import numpy as np
 
-from benchmarks._loop_worlds import HOUR, PER_HOUR, World
+from benchmarks._loop_worlds import HOUR, PER_HOUR, SPACING, World
 from experiments import folding, sequence
 from experiments.assignment import draw
-from experiments.decision import Conclude, Fill, Keep, Ruling, Step, decide, latch, ramp_split
+from experiments.decision import Conclude, Fill, Ruling, Step, decide, latch, ramp_split
 from experiments.experiment import Experiment
 from experiments.facts import Entrant, Exposure
 from experiments.metrics import Metric
@@ -51,7 +50,6 @@ class Trial:
         self.evidence = folding.begin(self.experiment)
         self.met: dict[int, tuple[str, int, int, list[int]]] = {}
         self.entered: list[list[int]] = []
-        self.prior = {"champion": [0, 0.0], "challenger": [0, 0.0]}
 
     @property
     def split(self) -> dict[str, float]:
@@ -92,7 +90,7 @@ class Trial:
         if isinstance(ruling, Step):
             self.splits = {**self.splits, max(self.splits) + 1: ruling.split}
             matured = self.evidence.matured(self.experiment.challengers)
-            self.evidence = _stepped(self.evidence, matured)
+            self.evidence = msgspec.structs.replace(self.evidence, stepped_at=matured)
         elif isinstance(ruling, Fill):
             self.full = True
         return ruling
@@ -117,15 +115,10 @@ class Trial:
 
     def _exposure(self, index: int, arm: str) -> Exposure:
         hour, place = divmod(index, PER_HOUR)
-        at, delay = moment(index), self.world.delay[index]
+        at, delay = index * SPACING, self.world.delay[index]
         value = float(self.world.right(self.accuracy[arm], hour)[place])
         heard = () if not np.isfinite(delay) else (("correct", "human", value, at + int(delay)),)
         return Exposure(str(index), at, False, 1000, 0, 0, heard)  # type: ignore[arg-type]  # a literal source
-
-
-def moment(index: int) -> int:
-    """When (µs) a prediction was made."""
-    return index * (HOUR // PER_HOUR)
 
 
 def over(ruling: Ruling) -> bool:
@@ -136,9 +129,3 @@ def over(ruling: Ruling) -> bool:
 def promoted(ruling: Ruling) -> bool:
     """Whether it ended with the challenger as champion."""
     return isinstance(ruling, Conclude) and ruling.verdict == "promote"
-
-
-def _stepped(evidence: folding.Evidence, matured: int) -> folding.Evidence:
-    import msgspec
-
-    return msgspec.structs.replace(evidence, stepped_at=matured)

@@ -12,10 +12,11 @@ from experiments.quantities import SECOND
 from experiments.strata import Floats
 
 HOUR = 3600 * SECOND
-DAY = 24 * HOUR
 DAYS = 60
 PER_HOUR = 80
 """Predictions in an hour."""
+SPACING = HOUR // PER_HOUR
+"""µs from one prediction to the next."""
 USERS = 20_000
 BEST = 0.86
 """What the best program there could be gets right, in every regime."""
@@ -50,7 +51,6 @@ class World:
         self.changes = _changes(self.mixture)
         self.regimes = self.mixture.shape[1]
         self._drops = rng.uniform(0.05, 0.25, self.regimes)
-        self._number = number
 
     def first(self) -> Floats:
         """The first champion's accuracy in each regime."""

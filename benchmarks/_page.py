@@ -1,4 +1,4 @@
-"""The tables of `docs/statistics.md`, written between its markers from the lines last kept: never typed."""
+"""The tables of `docs/statistics.md`, and of `docs/drift.md`, written from the lines last kept: never typed."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,18 @@ PAGE = ROOT / "docs/statistics.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
-def keep(lines: list[dict[str, Any]]) -> None:
+def keep(lines: list[dict[str, Any]], file: Path | None = None) -> None:
     """Put new lines in the place of those of the same measure; the others stay."""
     new = {line.get("measure") for line in lines}
-    old = [line for line in kept() if line.get("measure") not in new]
+    old = [line for line in kept(file) if line.get("measure") not in new]
     everything = sorted(old + lines, key=lambda line: "goal" in line)
-    LINES.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in everything))
+    (file or LINES).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in everything))
 
 
-def kept() -> list[dict[str, Any]]:
+def kept(file: Path | None = None) -> list[dict[str, Any]]:
     """The lines last kept."""
-    return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
+    lines = file or LINES
+    return [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
 
 
 def write() -> None:
@@ -36,7 +37,7 @@ def filled(text: str, lines: list[dict[str, Any]]) -> str:
 
 
 def tables(lines: list[dict[str, Any]]) -> str:
-    """One row per goal, and a list of what was not met."""
+    """One row per goal, how many were met, and the tables beside them."""
     goals = [line for line in lines if "goal" in line]
     rows = [
         "| goal | bound | measured | met | others, same worlds | runs |",
@@ -44,7 +45,8 @@ def tables(lines: list[dict[str, Any]]) -> str:
         *(_row(line) for line in goals),
     ]
     missed = sum(not line["met"] for line in goals)
-    return "\n".join([*rows, "", f"{len(goals) - missed} of {len(goals)} goals are met."]) + "\n"
+    beside = [part for line in lines if "table" in line for part in ("", *_table(line))]
+    return "\n".join([*rows, "", f"{len(goals) - missed} of {len(goals)} goals are met.", *beside]) + "\n"
 
 
 def _row(line: dict[str, Any]) -> str:
@@ -54,6 +56,17 @@ def _row(line: dict[str, Any]) -> str:
     return (
         f"| {line['goal']} | {line['bound']} | {measured} | {'yes' if line['met'] else '**no**'} | {others} | {runs} |"
     )
+
+
+def _table(line: dict[str, Any]) -> list[str]:
+    columns = line["columns"]
+    return [
+        f"{line['table']} ({line['runs']} runs each):",
+        "",
+        f"| {' | '.join(columns)} |",
+        f"| {' | '.join('---' for _ in columns)} |",
+        *(f"| {' | '.join([head, *(f'{cell:g}' for cell in row)])} |" for head, row in line["rows"].items()),
+    ]
 
 
 def _number(value: Any) -> str:

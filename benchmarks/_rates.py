@@ -132,7 +132,7 @@ def sample_ratio(size: Size) -> Iterator[Row]:
         rng, hits, chi = seeded(f"srm {name}"), 0, 0
         for part in range(0, runs, 500):
             challenger = rng.binomial(look, p, (min(500, runs - part), units // look)).astype(float)
-            hits += int((_balance(challenger, p, look).max(axis=1) >= math.log(1000)).sum())
+            hits += int((balance(challenger, look, p).max(axis=1) >= math.log(1000)).sum())
             got, n = challenger.cumsum(axis=1), np.arange(look, units + 1, look)
             statistic = (got - n * p) ** 2 / (n * p * (1 - p))
             chi += int((statistic > chi2.isf(0.001, 1)).any(axis=1).sum())
@@ -143,14 +143,18 @@ def sample_ratio(size: Size) -> Iterator[Row]:
     yield Row(Goal("sample ratio: alarms on a legitimate ramp", limit), ours["5-50 ramp"], ramp, runs=runs)
 
 
-def _balance(challenger: Floats, p: Floats, look: int) -> Floats:
-    """The log evidence of `validity.Balance` at every look, many runs at once; the first is checked against it."""
-    grown = challenger[..., None] * TILTS - look * np.log1p(p[:, None] * np.expm1(TILTS))
+def balance(challenger: Floats, both: Floats | float, p: Floats) -> Floats:
+    """The log evidence of `validity.Balance` at every look, many runs at once; the first is checked against it.
+
+    `challenger` and `both` are how many units came between looks, runs by looks; `p` is the challenger's share at each.
+    """
+    units = np.broadcast_to(both, challenger.shape)
+    grown = challenger[..., None] * TILTS - units[..., None] * np.log1p(p[:, None] * np.expm1(TILTS))
     capital = grown.cumsum(axis=1) + LOG_WEIGHTS
     top = capital.max(axis=-1)
     found = np.asarray(top + np.log(np.exp(capital - top[..., None]).sum(axis=-1)))
     state = validity.begin(("base", "new"))
-    for got, share in zip(challenger[0], p, strict=True):
-        state = state.fold({"new": int(got), "base": look - int(got)}, {"new": share, "base": 1 - share})
+    for got, came, share in zip(challenger[0], units[0], p, strict=True):
+        state = state.fold({"new": int(got), "base": int(came - got)}, {"new": share, "base": 1 - share})
     assert abs(state.log_e() - found[0, -1]) < 1e-8, "the vectorised sample ratio is not the engine's"
     return found

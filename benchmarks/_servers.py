@@ -85,10 +85,15 @@ def line(child: Child) -> str:
 
 def ask(child: Child, question: str) -> str:
     """What a child prints when it is given a line."""
-    assert child.stdin is not None
-    child.stdin.write(f"{question}\n")
-    child.stdin.flush()
+    tell(child, question)
     return line(child)
+
+
+def tell(child: Child, said: str) -> None:
+    """Give a child a line."""
+    assert child.stdin is not None
+    child.stdin.write(f"{said}\n")
+    child.stdin.flush()
 
 
 def _port(note: Path, server: Child) -> int:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from benchmarks import _arrivals as arrivals
 from benchmarks import _costs as costs
 from benchmarks import _covariates as covariates
 from benchmarks import _late as late
@@ -25,9 +26,9 @@ from benchmarks import _pairs as pairs
 from benchmarks import _peers as peers
 from benchmarks import _rates as rates
 from benchmarks import _speed as speed
-from benchmarks._goals import Row, Size, seeded
+from benchmarks._goals import Row, Size, Table, seeded
 
-MEASURES: dict[str, Callable[[Size], Row | Iterable[Row]]] = {
+MEASURES: dict[str, Callable[[Size], Row | Iterable[Row | Table]]] = {
     "false_promotion": rates.false_promotion,
     "sample_size": costs.sample_size,
     "series": costs.series,
@@ -36,6 +37,7 @@ MEASURES: dict[str, Callable[[Size], Row | Iterable[Row]]] = {
     "units": costs.units_of_analysis,
     "ramp": rates.ramp_and_trend,
     "late": late.late_outcomes,
+    "arrivals": arrivals.arrival_parity,
     "covariates": covariates.covariates,
     "pairs": pairs.pairs,
     "sample_ratio": rates.sample_ratio,

@@ -9,7 +9,6 @@ The directory holds `job.json` (a `compiling.Job`) when it starts, and is its wh
 | `calls.jsonl`  | child      | the ledger: every call paid, and the run's only checkpoint                       |
 | `events.jsonl` | child      | `compiling.Event`s; only lines that end are to be read                           |
 | `result.json`  | child      | a `compiling.Result`, written whole or not at all                                |
-| `cache/`       | child      | whatever DSPy believes it must keep; nothing is read from there                  |
 
 Exit code 0: `result.json` is there. Anything else: there is none, the last line on standard error says why, and the
 same directory can be started again; calls in its ledger are not paid again. SIGTERM, and the end of standard input,
@@ -31,8 +30,10 @@ JOB, RESULT, CANCELLING = "job.json", "result.json", ("cancel", "gepa.stop")
 _NICE = 15
 _LOOK = 0.1
 """Seconds between two looks for a cancelling file."""
-_SECRET = ("RATCHET_", "PG", "POSTGRES", "DATABASE_URL")
-"""Beginnings of variables that could lead to a database; a child has no business there."""
+_CREDENTIALS = (
+    "DATABASE_URL", "PGPASSFILE", "PGPASSWORD", "PGSERVICE", "PGSERVICEFILE", "RATCHET_API_KEY", "RATCHET_DATABASE_URL",
+)  # fmt: skip
+"""Variables that lead to a database or to the server; a child has no business there."""
 
 
 def main(arguments: list[str]) -> int:
@@ -63,8 +64,8 @@ def main(arguments: list[str]) -> int:
 
 def prepare(folder: Path) -> None:
     """Makes this process fit to stand beside a server: quiet, humble, without credentials, mortal."""
-    for name in [name for name in os.environ if name.startswith(_SECRET)]:
-        del os.environ[name]
+    for name in _CREDENTIALS:
+        os.environ.pop(name, None)
     os.environ |= {"DSPY_CACHEDIR": str(folder / "cache"), "LITELLM_LOCAL_MODEL_COST_MAP": "True", "TQDM_DISABLE": "1"}
     os.nice(max(0, _NICE - os.nice(0)))
     os.chdir(folder)

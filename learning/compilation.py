@@ -14,24 +14,23 @@ from dspy.clients.engines.litellm_engine import AsyncLiteLLMEngine, LiteLLMEngin
 from dspy.utils.callback import BaseCallback
 
 from experiments.errors import Invalid, Unavailable, nearest
-from experiments.metrics import Metric
 from experiments.quantities import dollars
-from learning.compiling import Example, Job, Measured, Progress, Result
+from learning.compiling import Job, Progress, Result
 from learning.copying import copied
 from learning.definitions import LmSettings
-from learning.engines.recorded import TALLY, Account, AsyncRecordedEngine, RecordedEngine
+from learning.engines.recorded import Account, AsyncRecordedEngine, RecordedEngine
 from learning.estimates import NEEDS_OPTUNA, min_metric_calls, refusal
-from learning.ledger import Entry, Ledger, Role
+from learning.ledger import Ledger, Role
 from learning.lms import Lm, open_lm
 from learning.modules import said
 from learning.optimizers import installed, optimize
+from learning.pairing import paired
 from learning.programs import open_program
-from learning.running import Runner
-from learning.scoring import rescorable, score
-from learning.searching import Search, threads
+from learning.scoring import rescorable
+from learning.searching import Search
 from learning.spending import Spending, Stop
 from learning.telling import Telling
-from learning.variants import Variant, lm_identity, lm_in_force
+from learning.variants import lm_identity, lm_in_force
 
 _RETRIES = 3
 """Of a call that failed for the moment: nobody is waiting for this answer, and a hole in the scores is worse."""
@@ -175,9 +174,8 @@ class Compilation:
         best, dataset = search.best, self.job.dataset
         assert best is not None  # noqa: S101  # the caller has looked
         self.telling.tell("holdout", f"champion and candidate answer {len(dataset.holdout)} sealed examples")
-        pairs = asyncio.run(
-            self._holdout(msgspec.structs.replace(self.job.champion, id="candidate", state=best.state), student)
-        )
+        candidate = msgspec.structs.replace(self.job.champion, id="candidate", state=best.state)
+        pairs = asyncio.run(paired(self.job, candidate, student, self.spending))
         if self.spending.stopped is not None and (self.spending.stopped.kind != "budget" or not pairs):
             return self._ended(self.spending.stopped.kind, self.spending.stopped.reason, search)
         reason = f"{best.score:.3f} on the valset against the champion's {search.baseline:.3f}"
@@ -194,28 +192,6 @@ class Compilation:
             copied=copied(best.state, self.job.champion.state, shown),
         )
 
-    async def _holdout(self, candidate: Variant, student: Lm) -> list[Measured]:
-        """Both variants' answers to the sealed examples, as serving gives them; those that the means still allow."""
-        runner, places = Runner(lambda _settings: student), asyncio.Semaphore(threads(self.job))
-
-        async def measured(example: Example) -> Measured | None:
-            async with places:
-                baseline = await self._answered(runner, self.job.champion, example)
-                improved = await self._answered(runner, candidate, example)
-            return None if self.spending.stopped is not None else _measured(self.job, example, baseline, improved)
-
-        try:
-            pairs = await asyncio.gather(*(measured(example) for example in self.job.dataset.holdout))
-        finally:
-            await runner.aclose()
-        return [pair for pair in pairs if pair is not None]
-
-    async def _answered(self, runner: Runner, variant: Variant, example: Example) -> "_Answer":
-        calls: list[Entry] = []
-        TALLY.set(calls)
-        served = await runner.answer(variant, None, self.job.definition, example.input)
-        return _Answer(served.output, served.error_detail, tuple(calls))
-
     def _ended(self, outcome: Any, reason: str, search: Search | None = None) -> Result:
         return Result(
             outcome=outcome,
@@ -228,29 +204,6 @@ class Compilation:
         )
 
 
-class _Answer(msgspec.Struct, frozen=True):
-    """One variant's answer to one sealed example, with the calls it took, whichever attempt of the run made them."""
-
-    output: dict[str, Any] | None
-    fault: str | None
-    calls: tuple[Entry, ...]
-
-    @property
-    def cost(self) -> int | None:
-        """Picodollars; None where a call has no price."""
-        known = [call.cost for call in self.calls if call.cost is not None]
-        return sum(known) if len(known) == len(self.calls) else None
-
-    @property
-    def latency(self) -> int:
-        """Microseconds of its calls, one after the other."""
-        return sum(call.latency for call in self.calls)
-
-    def score(self, goal: Metric, example: Example) -> float:
-        """On [0, 1]; 0 where there is no answer."""
-        return score(goal, example, self.output, error=self.fault)[0]
-
-
 class _Hearing(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
     """Hears how each call of one LM ended, after its retries."""
 
@@ -258,7 +211,7 @@ class _Hearing(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
         self._role = role
         self._spending = spending
 
-    def on_lm_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:  # noqa: ARG002  # DSPy passes it
+    def on_lm_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:  # noqa: ARG002  # DSPy's
         """As DSPy calls it."""
         self._spending.heard(self._role, None if exception is None else said(exception))
 
@@ -270,28 +223,14 @@ def _check(job: Job) -> None:
     if job.component is not None and job.component not in job.champion.state:
         reason = f"{job.component!r} is no predictor of this program; {nearest(job.component, job.champion.state)}"
         raise Invalid.at("/learning/component", reason)
-    if (reason := rescorable(job.goal)) is not None:
-        raise Invalid.at("/metrics", reason)
+    if (fault := rescorable(job.goal)) is not None:
+        raise Invalid.at("/metrics", fault)
     if not (job.dataset.train and job.dataset.val and job.dataset.holdout):
         raise Invalid.at("/dataset", "trainset, valset and holdout must each hold an example")
 
 
 def _nothing_better(search: Search) -> str:
     return search.ended or f"nothing scores better than the champion's {search.baseline:.3f} on the valset"
-
-
-def _measured(job: Job, example: Example, baseline: "_Answer", improved: "_Answer") -> Measured:
-    faults = {"champion": baseline.fault, "candidate": improved.fault}
-    return Measured(
-        prediction_id=example.prediction_id,
-        baseline=baseline.score(job.goal, example),
-        candidate=improved.score(job.goal, example),
-        baseline_cost=baseline.cost,
-        candidate_cost=improved.cost,
-        baseline_latency=baseline.latency,
-        candidate_latency=improved.latency,
-        error="; ".join(f"{who}: {fault}" for who, fault in faults.items() if fault) or None,
-    )
 
 
 def _engines(lm: Lm) -> tuple[Any, Any]:

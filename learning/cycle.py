@@ -55,7 +55,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Compile(msgspec.Struct, frozen=True, kw_only=True):
-    """Begin a run now. It learns from predictions made since `since`, answers `alarm`, and may cost `cost`, if bounded."""
+    """Begin a run now, on predictions made since `since`. It answers `alarm`, and may cost `cost` (None: no bound)."""
 
     trigger: Reason
     reason: str
@@ -136,12 +136,9 @@ def _in_the_way(trigger: Reason, situation: Situation, options: LearningOptions,
         yield Wait(reason="the holdback of the last promotion must end first")
     if trigger != "operator":
         yield from _about_automatic_runs(situation, options, now)
-    left = _left(situation, options)
-    if left == 0:
-        yield Wait(
-            reason=f"the month's budget of ${dollars(options.monthly_budget or 0)} is used up, until {_moment(_next_month(now))}",
-            until=_next_month(now),
-        )
+    if options.monthly_budget is not None and situation.spent >= options.monthly_budget:
+        budget, renewed = dollars(options.monthly_budget), _next_month(now)
+        yield Wait(reason=f"the month's budget of ${budget} is used up, until {_moment(renewed)}", until=renewed)
     if options.budget == 0:
         yield Wait(reason="budget_usd is 0")
 

@@ -16,7 +16,8 @@ from dspy.utils.callback import BaseCallback
 from learning.compiling import Optimizer
 from learning.estimates import CANDIDATES, DEMOS, MINIBATCH, mipro_trials
 from learning.lms import Lm
-from learning.searching import Search, threads
+from learning.pairing import threads
+from learning.searching import Search
 from learning.states import State
 
 PATIENCE = 8
@@ -129,13 +130,17 @@ class _Watcher:
         self._fruitless = 0
 
     def on_candidate_accepted(self, event: dict[str, Any]) -> None:
-        """A proposal did better on its minibatch, and was then scored on the valset."""
+        """A proposal did better on its minibatch, and was then scored on the valset, unless that was cut short."""
+        if self._search.spending.stopped is not None:
+            return
         best = self._search.telling.progress.best_score or 0.0
         said = f"accepted with {event['new_score']:g} on its minibatch; best on the valset so far: {best:.3f}"
         self._search.telling.tell("accepted", said)
 
     def on_candidate_rejected(self, event: dict[str, Any]) -> None:
-        """A proposal did no better than its parent on the same minibatch."""
+        """A proposal did no better than its parent on the same minibatch, unless that was cut short."""
+        if self._search.spending.stopped is not None:
+            return
         said = f"rejected: {event['new_score']:g} on its minibatch, before it {event['old_score']:g}"
         self._search.telling.tell("rejected", said)
 

@@ -21,11 +21,9 @@ from learning.scoring import score
 from learning.spending import Spending
 from learning.states import State, read_state
 from learning.telling import Telling
-from learning.variants import lm_in_force
 
 SEED_TOLERATED = 0.05
 """Share of the student's calls that may fail while the champion is scored: what everything later is compared with."""
-_AT_ONCE = 8
 _HEADROOM = 1.5
 """Answers on the holdout are set aside at this multiple of what answers cost and took so far."""
 
@@ -209,11 +207,6 @@ class Search:
         slots = self.plan.predictors[name].slots
         demos = [{key: demo[key] for key in demo if key in slots} for demo in part["demos"]]
         return {"instructions": part["instructions"], "demos": demos}
-
-
-def threads(job: Job) -> int:
-    """How many answers are asked for at once: as serving allows, and no more than eight."""
-    return min(_AT_ONCE, lm_in_force(job.champion, job.definition).max_concurrency)
 
 
 def _about_step(name: str, trace: Any, answer: dict[str, Any] | None, feedback: str) -> str:

@@ -103,7 +103,8 @@ class Spending:
             if self._stop is None and not self._fits(most):
                 if self._reserved:
                     return None
-                self._stop = Stop("budget", f"the budget of ${dollars(self._limit or 0)} does not cover another call")
+                limit, call = dollars(self._limit or 0), dollars(most)
+                self._stop = Stop("budget", f"the budget of ${limit} does not cover another call, of up to ${call}")
             if self._stop is None:
                 self._reserved += most
             return self._stop is None

@@ -40,6 +40,12 @@ def latest_due(schedule: str, after: int, now: int) -> int | None:
     return None if found is None else (found - _EPOCH) // _MICROSECOND
 
 
+def next_due(schedule: str, now: int) -> int | None:
+    """The first moment after `now` (µs) at which the schedule is due; None when it never is again."""
+    following = trigger(schedule).get_next_fire_time(None, _EPOCH + (now + 1) * _MICROSECOND)
+    return None if following is None else (following - _EPOCH) // _MICROSECOND
+
+
 _LONGEST = 24 * 3600 * 10**6
 """How far back in µs a missed time is looked for. Longer ago, a compile would not be what was scheduled."""
 

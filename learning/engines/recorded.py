@@ -138,17 +138,37 @@ class Account:
         raise kind(entry.failure.message, status=entry.failure.status, retry_after=pause)
 
 
-class RecordedEngine:
-    """Blocks its thread. Threads that ask the same thing at the same time are given the same answer.
+class Asking:
+    """The calls under way: whoever asks what another thread or task is asking already waits for that answer.
 
     DSPy asks a second time for what takes longer than two minutes; that must not be paid a second time.
     """
 
+    def __init__(self) -> None:
+        self._calls: dict[str, Future[Entry]] = {}
+        self._lock = threading.Lock()
+
+    def join(self, key: str) -> tuple[Future[Entry], bool]:
+        """The call, and whether it is for the caller to make; who makes it has to `settle` it."""
+        with self._lock:
+            mine = key not in self._calls
+            return self._calls.setdefault(key, Future()), mine
+
+    def settle(self, key: str, call: Future[Entry]) -> None:
+        """The call is over. One that came to nothing is called stopped to all who wait for it."""
+        with self._lock:
+            del self._calls[key]
+        if not call.done():
+            call.set_exception(lm15.ConfigurationError("another thread's call came to nothing"))
+
+
+class RecordedEngine:
+    """Blocks its thread."""
+
     def __init__(self, inner: Any, account: Account) -> None:
         self._inner = inner
         self._account = account
-        self._asking: dict[str, Future[Entry]] = {}
-        self._lock = threading.Lock()
+        self._asking = Asking()
 
     def __getattr__(self, name: str) -> Any:
         if name in _HINTS:
@@ -159,21 +179,15 @@ class RecordedEngine:
         """Raises: LM15Error."""
         account = self._account
         key = account.key(request)
-        with self._lock:
-            mine = key not in self._asking
-            asking = self._asking.setdefault(key, Future())
+        call, mine = self._asking.join(key)
         if not mine:
-            return account.give(asking.result(), fresh=True)
+            return account.give(call.result(), fresh=True)
         try:
             known = account.ledger.next(key)
-            asking.set_result(known or self._paid(request, key))
-        except BaseException as error:
-            asking.set_exception(error)
-            raise
+            call.set_result(known or self._paid(request, key))
         finally:
-            with self._lock:
-                del self._asking[key]
-        return account.give(asking.result(), fresh=known is None)
+            self._asking.settle(key, call)
+        return account.give(call.result(), fresh=known is None)
 
     def _paid(self, request: lm15.Request, key: str) -> Entry:
         account, most = self._account, self._account.most(request)
@@ -196,6 +210,7 @@ class AsyncRecordedEngine:
     def __init__(self, inner: Any, account: Account) -> None:
         self._inner = inner
         self._account = account
+        self._asking = Asking()
 
     def __getattr__(self, name: str) -> Any:
         if name in _HINTS:
@@ -206,8 +221,15 @@ class AsyncRecordedEngine:
         """Raises: LM15Error."""
         account = self._account
         key = account.key(request)
-        known = account.ledger.next(key)
-        return account.give(known or await self._paid(request, key), fresh=known is None)
+        call, mine = self._asking.join(key)
+        if not mine:
+            return account.give(await asyncio.wrap_future(call), fresh=True)
+        try:
+            known = account.ledger.next(key)
+            call.set_result(known or await self._paid(request, key))
+        finally:
+            self._asking.settle(key, call)
+        return account.give(call.result(), fresh=known is None)
 
     async def _paid(self, request: lm15.Request, key: str) -> Entry:
         account, most = self._account, self._account.most(request)
@@ -220,6 +242,11 @@ class AsyncRecordedEngine:
             answer: lm15.Response | lm15.LM15Error = await self._inner.complete(request)
         except lm15.LM15Error as error:
             answer = error
+        except asyncio.CancelledError:
+            # A deadline passed. Nobody will learn what it cost; that it was made stays on record.
+            late = lm15.TimeoutError("cut short by the deadline")
+            account.enter(account.entry(key, began, most, late), most)
+            raise
         except BaseException:
             account.spending.settle(most)
             raise

@@ -68,6 +68,7 @@ def _checks() -> Iterator[Check]:
     yield _clock(server)
     yield _port(settings, server)
     yield _holder(settings, server)
+    yield from _leader(settings, server)
 
 
 def _disk(data: Path) -> Check:
@@ -188,6 +189,24 @@ def _holder(settings: Settings, server: presence.Presence | None) -> Check:
     if lock is not None:
         lock.release()
     return Check("holder", "ok", "nobody holds the data")
+
+
+def _leader(settings: Settings, server: presence.Presence | None) -> Iterator[Check]:
+    """Whether anything happens by itself, where something ought to: beside a server."""
+    from server.store import read_only
+    from server.store.leases import LEADER, holder_of
+
+    if settings.sqlite_path is not None and server is None:
+        return
+    try:
+        with read_only(settings.database_url) as conn:
+            leader = holder_of(conn, LEADER)
+    except RatchetError:  # which was told already
+        return
+    if leader is not None:
+        yield Check("leader", "ok", f"{leader.holder} decides, watches for drift and asks for recompiles")
+    else:
+        yield Check("leader", "warning", "nobody decides, watches for drift or recompiles", "run `ratchet work`")
 
 
 def _print(console: Console, checks: list[Check]) -> None:

@@ -20,19 +20,24 @@ _RANKED = ("latency", "latency_tail", "cost", "cost_tail")
 @click.command()
 @click.argument("program", required=False)
 @click.option("--acknowledge", "reason", metavar="REASON", help="Close PROGRAM's alarms: its present level is fine.")
+@click.option("--inputs", is_flag=True, help="Show instead whether what PROGRAM is asked has changed.")
 @click.option("--replay", is_flag=True, help="Derive PROGRAM's state again from the raw rows, and compare.")
 @as_json
-def drift(program: str | None, reason: str | None, replay: bool, as_json: bool) -> None:
+def drift(program: str | None, reason: str | None, inputs: bool, replay: bool, as_json: bool) -> None:
     """Show whether PROGRAM is getting worse: evidence on its way to an alarm, score against baseline, since when.
 
     Without PROGRAM: every one. What is judged are predictions that have had their time for an outcome.
     """
-    if (reason is not None or replay) and program is None:
+    if program is None and (reason is not None or inputs or replay):
         raise click.UsageError("name the PROGRAM")
     if replay and program is not None:
         _replay(program, as_json=as_json)
         return
     with Server.find() as server:
+        if inputs:
+            changed = server.get(f"/v1/programs/{program}/drift/inputs")
+            show(changed, as_json=as_json, human=lambda console: _print_inputs(console, changed))
+            return
         if reason is not None:
             found = [server.post(f"/v1/programs/{program}/drift/acknowledge", {"reason": reason})]
         else:
@@ -114,6 +119,23 @@ def _told(alarm: dict[str, Any]) -> Text:
     if alarm["closed_at"] is None:
         return Text(f"Alarm   {about}{fell}; noticed {_moment(alarm['noticed_at'])}", "red")
     return Text(f"Closed  {about}{fell}; closed {_moment(alarm['closed_at'])} by {alarm['closed_by']}", "dim")
+
+
+def _print_inputs(console: Console, found: dict[str, Any]) -> None:
+    for name, sample in (("first", found["reference"]), ("latest", found["recent"])):
+        span = f"{_moment(sample['since'])} to {_moment(sample['until'])}"
+        console.print(f"[dim]the {name} {sample['predictions']} inputs: {span}[/]")
+    rows = [
+        (
+            field["field"],
+            field["kind"],
+            Text("changed", "yellow") if field["drifted"] else field["reason"] or Text("as before", "green"),
+            field["effect"],
+            field["p_value"],
+        )
+        for field in found["fields"]
+    ]
+    console.print(table("field", "kind", "", ">effect", ">p", rows=rows))
 
 
 def _moment(written: str | None) -> str:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from server.cli import figures
 from server.cli.client import Server
 from server.cli.drift import status as level
 from server.cli.output import as_json, show, table
@@ -15,12 +16,14 @@ _REASON = click.option("--reason", "-m", required=True, metavar="TEXT", help="Wh
 
 
 @click.command()
+@click.option("--window", default="24h", show_default=True, metavar="TIME", help="How far back figures go: 1h, 7d.")
 @as_json
-def status(as_json: bool) -> None:
-    """Show the running server: health, programs, champions, experiments under way."""
+def status(window: str, as_json: bool) -> None:
+    """Show the running server: programs, champions, experiments under way, and what every variant did of late."""
     with Server.find() as server:
         found = {"url": server.url, **server.get("/v1/status")}
-    show(found, as_json=as_json, human=lambda console: _print(console, found))
+        found["figures"] = figures.read(server, found["programs"], window)
+    show(found, as_json=as_json, human=lambda console: _print(console, found, window))
 
 
 @click.command()
@@ -51,7 +54,7 @@ def unfreeze(reason: str, as_json: bool) -> None:
     )
 
 
-def _print(console: Console, found: dict[str, Any]) -> None:
+def _print(console: Console, found: dict[str, Any], window: str) -> None:
     console.print(f"[bold]{found['url']}[/]  Ratchet {found['version']}  [dim]{found['database']}[/]")
     if found["open"]:
         console.print("[dim]No API key is defined: everything is allowed, on this machine only.[/]")
@@ -74,6 +77,10 @@ def _print(console: Console, found: dict[str, Any]) -> None:
         for program in found["programs"]
     ]
     console.print(table("program", "champion", "traffic", "experiment", "drift", "", rows=rows))
+    console.print(figures.shown(found["figures"], window))
+    for program in found["programs"]:
+        if program["learning"]:
+            console.print(Text(f"{program['name']}: {program['learning']}", "dim"))
     if found["leader"] and found["jobs"]:
         done = " · ".join(f"{job} {at[11:19]}" for job, at in sorted(found["jobs"].items()))
         console.print(f"[dim]leader {escape(found['leader'])} · last done: {done}[/]")

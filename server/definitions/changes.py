@@ -16,8 +16,14 @@ _NEW_VARIANT = "a new variant, off traffic: it reaches users only through an exp
 _NEW_CHAMPION = "a new variant serves at once, in a new epoch: the present one cannot answer the new signature"
 _AT_ONCE = "takes effect at once"
 _NEXT_EXPERIMENT = "for experiments created from now on"
-_KEPT = "kept as written"
-_CONSEQUENCES = {"experiments": _NEXT_EXPERIMENT, "promotion": _NEXT_EXPERIMENT, "learning": _KEPT}
+_NEXT_RUN = "for compile runs asked for from now on"
+_WHEN_TO_LEARN = ("on", "schedule", "min_fresh_labels", "cooldown", "monthly_budget_usd")
+_CONSEQUENCES = {
+    "experiments": _NEXT_EXPERIMENT,
+    "promotion": _NEXT_EXPERIMENT,
+    "learning": _NEXT_RUN,
+    **dict.fromkeys((f"learning.{key}" for key in _WHEN_TO_LEARN), _AT_ONCE),
+}
 _DRIFT_ANEW = "the watch for drift begins anew, and closes its alarms: what it judges by is not comparable"
 _DRIFT_RULES = ("maturity", "profile")
 
@@ -96,7 +102,7 @@ def _consequence(
         return (_DRIFT_ANEW if rest in _DRIFT_RULES else _AT_ONCE), False
     if part == "metrics":
         return _metric_consequence(rest.partition(".")[0], old, new, live)
-    return _CONSEQUENCES.get(part, _AT_ONCE), False
+    return _CONSEQUENCES.get(key, _CONSEQUENCES.get(part, _AT_ONCE)), False
 
 
 def _metric_consequence(name: str, old: ProgramDefinition, new: ProgramDefinition, live: bool) -> tuple[str, bool]:

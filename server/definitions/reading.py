@@ -1,19 +1,23 @@
 """`ratchet.yaml`: read as a whole, with every error at its line and column, not only the first."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta
 
 from experiments.errors import Fault, Invalid, nearest
-from learning.definitions import NAME, ProgramDefinition
+from learning.definitions import NAME, LmSettings, ProgramDefinition
+from learning.estimates import NEEDS_OPTUNA
 from learning.lms import check_lm
+from learning.optimizers import installed
 from learning.programs import Blueprint, blueprint
+from learning.scoring import rescorable
 from learning.variants import check_storable
 from server.definitions.conversion import Converter
 from server.definitions.places import Document, Path, Slip, dotted, parse, pointer
+from server.schedules import trigger
 
 ROLES = ("champion", "challenger")
 _NO_TEXT = frozenset({"integer", "number", "boolean", "array", "object"})
@@ -101,14 +105,17 @@ def _cross_checks(document: Document, name: str, definition: ProgramDefinition) 
     """What is wrong between parts that are sound by themselves."""
     program = ("programs", name)
     written = document.data["programs"][name]
+    complete = definition.metrics.keys() == (written.get("metrics") or {}).keys()
     findings = [*_lm_findings(definition), *_promotion_findings(definition), *_objective_findings(definition)]
     try:
-        findings += _metric_findings(definition, blueprint(definition))
+        plan = blueprint(definition)
+        findings += [*_metric_findings(definition, plan), *_component_findings(definition, plan)]
     except Invalid as error:
         findings += [(_path(fault.pointer), fault.message) for fault in error.faults]
     if "experiments" in written:
-        complete = definition.metrics.keys() == (written.get("metrics") or {}).keys()
         findings += _experiment_findings(definition, goal_known=complete)
+    if "learning" in written:
+        findings += [*_learning_findings(definition, goal_known=complete), *_budget_findings(definition)]
     for below, message in findings:
         yield document.slip((*program, *below), message)
 
@@ -116,23 +123,71 @@ def _cross_checks(document: Document, name: str, definition: ProgramDefinition) 
 def _lm_findings(definition: ProgramDefinition) -> Iterator[Finding]:
     if definition.lm == _PLACEHOLDER_LM:
         return
-    try:
-        settings = definition.lm_settings
-    except ValueError as error:
-        yield ("lm",), str(error)
+    settings = yield from _opened(("lm",), definition.lm)
+    if settings is None:
         return
-    try:
-        check_storable(settings, "")
-        check_lm(settings)
-    except Invalid as error:
-        for fault in error.faults:
-            yield ("lm", *(_path(fault.pointer) if definition.lm is settings else ())), fault.message
     counted = [name for name, metric in definition.metrics.items() if metric.kind == "cost" and metric.role != "watch"]
     if settings.price is None:
         for name in counted:
             yield ("metrics", name), f"a cost {definition.metrics[name].role} needs the LM's price: {_PRICE}"
         if definition.experiments.objective == "as_good_and_cheaper":
             yield ("experiments", "objective"), f"cheaper needs the LM's price: {_PRICE}"
+
+
+def _opened(at: Path, written: str | LmSettings) -> Generator[Finding, None, LmSettings | None]:
+    """What keeps a language model from being opened here; returns its settings, if they are any."""
+    try:
+        settings = LmSettings(model=written) if isinstance(written, str) else written
+    except ValueError as error:
+        yield at, str(error)
+        return None
+    try:
+        check_storable(settings, "")
+        check_lm(settings)
+    except Invalid as error:
+        for fault in error.faults:
+            yield (*at, *(_path(fault.pointer) if written is settings else ())), fault.message
+    return settings
+
+
+def _learning_findings(definition: ProgramDefinition, *, goal_known: bool) -> Iterator[Finding]:
+    options, goal = definition.learning, definition.goal
+    if options.schedule is not None:
+        try:
+            trigger(options.schedule)
+        except ValueError as error:
+            yield ("learning", "schedule"), str(error)
+    if options.reflection_lm is not None:
+        yield from _opened(("learning", "reflection_lm"), options.reflection_lm)
+    if options.optimizer != "auto" and options.optimizer not in installed():
+        yield ("learning", "optimizer"), NEEDS_OPTUNA
+    fault = rescorable(definition.metrics[goal] if goal else None)
+    if options.on and fault and (goal or goal_known):
+        yield ("learning", "on"), f"the program cannot be recompiled: {fault}"
+
+
+def _budget_findings(definition: ProgramDefinition) -> Iterator[Finding]:
+    """A budget in dollars is kept before a call is paid, which takes a price."""
+    options = definition.learning
+    budget = next((name for name in ("budget_usd", "monthly_budget_usd") if getattr(options, name) is not None), None)
+    if budget is None or definition.lm == _PLACEHOLDER_LM:
+        return
+    try:
+        lm, reflection = definition.lm_settings, options.reflection_settings
+    except ValueError:
+        return  # reported as no model's name
+    if lm.price is None:
+        yield ("learning", budget), f"a budget in dollars needs the LM's price: {_PRICE}"
+    if reflection is not None and reflection.price is None and options.optimizer != "bootstrap_few_shot":
+        where = _PRICE.replace("`lm`", "`reflection_lm`")
+        yield ("learning", budget), f"a budget in dollars needs the reflection LM's price: {where}"
+
+
+def _component_findings(definition: ProgramDefinition, plan: Blueprint) -> Iterator[Finding]:
+    component = definition.learning.component
+    if component is not None and component not in plan.predictors:
+        reason = f"{component!r} is no predictor of this program; {nearest(component, plan.predictors)}"
+        yield ("learning", "component"), reason
 
 
 def _metric_findings(definition: ProgramDefinition, plan: Blueprint) -> Iterator[Finding]:

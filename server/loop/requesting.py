@@ -6,24 +6,26 @@ Everything is looked at before anything is spent. A refusal names what is missin
 import asyncio
 import hashlib
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
 from experiments.errors import Conflict, Invalid
 from experiments.metrics import Metric
 from experiments.quantities import dollars, duration, money
-from learning.compiling import Budget, CompileRun, Dataset, Job, Optimizer, Reason
+from learning.compiling import Budget, CompileRun, Dataset, Job, Optimizer
+from learning.cycle import Compile, Situation, plan
 from learning.datasets import build
+from learning.definitions import LearningOptions
 from learning.estimates import Estimate, choose, default_metric_calls, expected, min_metric_calls, refusal
 from learning.quality import Quality
 from learning.scoring import rescorable
 from learning.variants import Variant, lm_in_force
 from server.clock import new_id
+from server.loop.situations import situation_of
 from server.ratchet import Ratchet
-from server.schedules import month_of
 from server.store.analytics import tokens_per_prediction
-from server.store.compiles import insert_run, request_cancel, spent_since
+from server.store.compiles import insert_run, request_cancel
 from server.store.definitions import stored_variant
 from server.store.examples import examples_since
 from server.traffic import Program
@@ -33,17 +35,11 @@ _SUPPOSED = (400.0, 40.0)
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is wanted to be: None leaves it to the definition. `budget` in picodollars.
+    """What an operator wants of a run: None leaves it to the definition. `budget` in picodollars."""
 
-    Feedback counts from `since` (µs) on. `alarm` is the moment of the drift alarm that is the reason.
-    """
-
-    reason: Reason = "operator"
     actor: str | None = None
     optimizer: str | None = None
     budget: int | None = None
-    since: int | None = None
-    alarm: int | None = None
 
 
 class Preparation(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,22 +91,50 @@ def dollars_written(written: str | float | None) -> int | None:
 
 async def estimated(ratchet: Ratchet, program: Program, wish: Wish) -> Estimate:
     """What a run would take. Raises: Conflict, Invalid where none could be."""
-    return (await prepared(ratchet, program, wish)).estimate
+    situation = await _situation(ratchet, program)
+    since = situation.alarm.since if situation.alarm else None
+    options = _options(program, wish)
+    return (await prepared(ratchet, program, options, since, options.budget)).estimate
 
 
 async def asked_for(ratchet: Ratchet, program: Program, wish: Wish) -> CompileRun:
-    """The run, queued. Raises: Conflict, Invalid where it is refused, or another one has not ended."""
-    ready = await prepared(ratchet, program, wish)
+    """The run that an operator asks for, queued. Raises: Conflict, Invalid where something is in its way."""
+    options = _options(program, wish)
+    planned = plan(await _situation(ratchet, program), options, ratchet.now())
+    if not isinstance(planned, Compile):
+        why = planned.reason.removeprefix("waiting: ").removesuffix(" (asked for by an operator)")
+        raise Conflict(f"program {program.name!r} cannot be compiled now: {why}")
+    return await begin(ratchet, program, options, planned, wish.actor)
+
+
+async def _situation(ratchet: Ratchet, program: Program) -> Situation:
+    return await ratchet.store.read(situation_of, program.name, program.definition, ratchet.now(), requested=True)
+
+
+def _options(program: Program, wish: Wish) -> LearningOptions:
+    options = program.definition.learning
+    return msgspec.structs.replace(
+        options,
+        optimizer=wish.optimizer or options.optimizer,
+        budget_usd=options.budget_usd if wish.budget is None else dollars(wish.budget),
+    )
+
+
+async def begin(
+    ratchet: Ratchet, program: Program, options: LearningOptions, planned: Compile, actor: str | None = None
+) -> CompileRun:
+    """The run that is planned, queued. Raises: Conflict, Invalid where it could not succeed, or another has begun."""
+    ready = await prepared(ratchet, program, options, planned.since, planned.cost)
     run = CompileRun(
         compile_id=new_id(),
         program=program.name,
         state="queued",
-        reason=wish.reason,
+        reason=planned.trigger,
         optimizer=ready.optimizer,
         champion=ready.champion.name,
-        actor=wish.actor,
-        alarm=wish.alarm,
-        since=wish.since,
+        actor=actor,
+        alarm=planned.alarm,
+        since=planned.since,
         budget=ready.budget,
         created_at=ratchet.now(),
         **_data_of(ready.dataset, ready.quality),
@@ -119,7 +143,7 @@ async def asked_for(ratchet: Ratchet, program: Program, wish: Wish) -> CompileRu
         raise Conflict(why)
     await ratchet.store.write(insert_run, run)
     ratchet.log.info(
-        "compile_asked_for", program=program.name, compile_id=run.compile_id, reason=wish.reason, actor=wish.actor
+        "compile_asked_for", program=program.name, compile_id=run.compile_id, reason=planned.reason, actor=actor
     )
     return run
 
@@ -131,35 +155,40 @@ async def cancelled(ratchet: Ratchet, compile_id: str) -> CompileRun:
     return run
 
 
-async def prepared(ratchet: Ratchet, program: Program, wish: Wish) -> Preparation:
-    """Everything of a run but the run. Raises: Conflict where none could succeed; Invalid for an optimizer."""
-    goal = _goal(program)
-    dataset, quality = await _data(ratchet, program, goal, wish.since)
-    champion, options = program.champion, program.definition.learning
-    with_feedback = sum(bool(example.feedback) for example in dataset.train + dataset.val)
-    count = len(dataset.train) + len(dataset.val)
+async def prepared(
+    ratchet: Ratchet, program: Program, options: LearningOptions, since: int | None, cost: int | None
+) -> Preparation:
+    """Everything of a run but the run, from feedback on predictions of `since` (µs) on, for `cost` at most.
+
+    Raises: Conflict where none could succeed; Invalid for an optimizer that is not there.
+    """
+    dataset, quality = await _data(ratchet, program, since)
+    champion = program.champion
+    shown = dataset.train + dataset.val
     optimizer, _ = choose(
-        wish.optimizer or options.optimizer,
-        examples=count,
-        share_with_feedback=with_feedback / count,
+        options.optimizer,
+        examples=len(shown),
+        share_with_feedback=sum(bool(example.feedback) for example in shown) / len(shown),
         predictors=len(champion.state),
         installed=_installed(),
     )
     calls = options.max_metric_calls or default_metric_calls(optimizer, len(dataset.val), len(champion.state))
-    budget = Budget(
-        cost=await _money_left(ratchet, program, wish), metric_calls=calls, time=duration(options.max_duration)
-    )
-    tokens = await ratchet.store.read(tokens_per_prediction, program.name, champion.name)
-    per_call = tuple(count / len(champion.state) for count in tokens) if tokens else _SUPPOSED
     return Preparation(
         program=program,
         champion=champion,
         dataset=dataset,
         quality=quality,
         optimizer=optimizer,
-        budget=budget,
-        tokens=cast("tuple[float, float]", per_call),
+        budget=Budget(cost=cost, metric_calls=calls, time=duration(options.max_duration)),
+        tokens=await _tokens(ratchet, program),
     )
+
+
+async def _tokens(ratchet: Ratchet, program: Program) -> tuple[float, float]:
+    """Mean input and output tokens of one call of the champion."""
+    champion = program.champion
+    found = await ratchet.store.read(tokens_per_prediction, program.name, champion.name)
+    return (found[0] / len(champion.state), found[1] / len(champion.state)) if found else _SUPPOSED
 
 
 def _goal(program: Program) -> Metric:
@@ -171,28 +200,14 @@ def _goal(program: Program) -> Metric:
     return goal
 
 
-async def _data(ratchet: Ratchet, program: Program, goal: Metric, since: int | None) -> tuple[Dataset, Quality]:
-    name = program.definition.goal or ""
+async def _data(ratchet: Ratchet, program: Program, since: int | None) -> tuple[Dataset, Quality]:
+    """Raises: Conflict when there is too little to learn from."""
+    goal, name = _goal(program), program.definition.goal or ""
     examples = await ratchet.store.read(examples_since, program.name, name, goal, since or 0)
     dataset, quality = await asyncio.to_thread(build, examples, program=program.name, goal=goal, since=since)
     if dataset is None:
         raise Conflict(f"program {program.name!r} cannot be compiled yet: {quality.refusal}")
     return dataset, quality
-
-
-async def _money_left(ratchet: Ratchet, program: Program, wish: Wish) -> int | None:
-    """What the run may spend, by its own budget and by the month's. Raises: Conflict when the month's is used up."""
-    options = program.definition.learning
-    budget = options.budget if wish.budget is None else wish.budget
-    if (monthly := options.monthly_budget) is None:
-        return budget
-    spent = await ratchet.store.read(spent_since, program.name, month_of(ratchet.now()))
-    if spent >= monthly:
-        raise Conflict(
-            f"this month's ${dollars(monthly)} for {program.name!r} are spent; raise monthly_budget_usd, or wait for "
-            "the next month"
-        )
-    return monthly - spent if budget is None else min(budget, monthly - spent)
 
 
 def _unaffordable(ready: Preparation, job: Job) -> str | None:
@@ -236,7 +251,7 @@ async def job_of(ratchet: Ratchet, run: CompileRun) -> tuple[Job, CompileRun]:
     """
     program = ratchet.traffic.program(run.program)
     champion = await ratchet.store.read(stored_variant, run.program, run.champion)
-    dataset, quality = await _data(ratchet, program, _goal(program), run.since)
+    dataset, quality = await _data(ratchet, program, run.since)
     now_known = msgspec.structs.replace(run, **_data_of(dataset, quality))
     return job(now_known, program, champion, dataset), now_known
 

@@ -1,5 +1,6 @@
 """Drift: what the detectors say of a program, and an operator's word that an alarm is known."""
 
+import asyncio
 from typing import Any
 
 from litestar import Request, get, post
@@ -8,6 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
 from experiments.errors import Conflict, NotFound
+from monitoring.inputs import findings
 from server.auth import actor
 from server.bodies import Strict
 from server.openapi import operation
@@ -15,15 +17,38 @@ from server.parameters import PathName
 from server.ratchet import Ratchet
 from server.store import Connection
 from server.store.definitions import stored_program
-from server.store.drifts import AlarmRaised, KeptWatch, alarms_of, close_alarm, kept_watch, open_alarms
+from server.store.drifts import (
+    AlarmRaised,
+    KeptWatch,
+    Sample,
+    alarms_of,
+    close_alarm,
+    input_samples,
+    kept_watch,
+    open_alarms,
+)
 from server.wire import drift as wire
 from server.wire.operations import Because
+
+SAMPLE = 1_000
+"""Inputs in either sample: enough for the smallest effect that counts, and done in a second."""
 
 
 @get("/v1/programs/{program:str}/drift", tags=["programs"], **operation("read", NotFound))
 async def get_drift(ratchet: NamedDependency[Ratchet], program: PathName) -> wire.Drift:
     """What is watched about a program: evidence against its baseline, signal by signal, and the alarms there were."""
     return wire.drift(program, *await ratchet.store.read(_watch, program))
+
+
+@get("/v1/programs/{program:str}/drift/inputs", tags=["programs"], **operation("read", NotFound))
+async def get_input_drift(ratchet: NamedDependency[Ratchet], program: PathName) -> wire.InputDrift:
+    """Whether what is asked has changed since this champion took over: the first inputs against the latest.
+
+    For information: answers may stay right however the inputs change, and no recompile follows from it.
+    """
+    reference, recent = await ratchet.store.read(_inputs, program)
+    found = await asyncio.to_thread(findings, reference.inputs, recent.inputs, seed=1)
+    return wire.inputs(program, reference, recent, found)
 
 
 @post(
@@ -52,6 +77,12 @@ def _watch(conn: Connection, program: str) -> tuple[KeptWatch | None, list[Alarm
     return kept_watch(conn, program), alarms_of(conn, program)
 
 
+def _inputs(conn: Connection, program: str) -> tuple[Sample, Sample]:
+    stored_program(conn, program)
+    kept = kept_watch(conn, program)
+    return input_samples(conn, program, kept.body.since if kept else 0, SAMPLE)
+
+
 def _close(conn: Connection, program: str, by: str, now: int) -> None:
     stored_program(conn, program)
     still_open = open_alarms(conn, program)
@@ -61,4 +92,4 @@ def _close(conn: Connection, program: str, by: str, now: int) -> None:
         close_alarm(conn, alarm, now, by)
 
 
-HANDLERS: list[HTTPRouteHandler] = [get_drift, acknowledge]
+HANDLERS: list[HTTPRouteHandler] = [get_drift, get_input_drift, acknowledge]

@@ -14,6 +14,7 @@ from litestar.response import Stream
 from monitoring.signals import Status as DriftLevel
 from server.auth import actor
 from server.bodies import Strict
+from server.loop.cycling import outlooks
 from server.openapi import operation
 from server.ratchet import Ratchet
 from server.store.changes import changed, marks
@@ -68,6 +69,7 @@ async def _status(ratchet: Ratchet) -> wire.Status:
     finished = await ratchet.store.read(last_finished)
     leader = await ratchet.store.read(holder_of, LEADER)
     drifting = await ratchet.store.read(drift_statuses)
+    learning = await ratchet.store.read(outlooks)
     frozen = await lifecycle.freeze_in_force(ratchet)
     return wire.Status(
         version=installed("ratchet-server"),
@@ -75,13 +77,15 @@ async def _status(ratchet: Ratchet) -> wire.Status:
         now=moment(ratchet.now()),
         open=ratchet.keys.empty,
         frozen=wire.Freeze(frozen.reason, moment(frozen.since), frozen.actor) if frozen else None,
-        programs=[*_served(ratchet, drifting), *_broken(ratchet)],
+        programs=[*_served(ratchet, drifting, learning), *_broken(ratchet)],
         leader=leader.holder if leader else None,
         jobs={job: moment(at) for job, at in finished.items()},
     )
 
 
-def _served(ratchet: Ratchet, drifting: Mapping[str, DriftLevel]) -> list[wire.ProgramStatus]:
+def _served(
+    ratchet: Ratchet, drifting: Mapping[str, DriftLevel], learning: Mapping[str, str]
+) -> list[wire.ProgramStatus]:
     return [
         wire.ProgramStatus(
             name=program.name,
@@ -89,6 +93,7 @@ def _served(ratchet: Ratchet, drifting: Mapping[str, DriftLevel]) -> list[wire.P
             experiment_id=program.routing.running,
             split=program.shares,
             drift=drifting.get(program.name, "warming"),
+            learning=learning.get(program.name),
             problem=ratchet.traffic.broken.get(program.name),
         )
         for program in ratchet.traffic.programs
@@ -99,7 +104,9 @@ def _broken(ratchet: Ratchet) -> list[wire.ProgramStatus]:
     """The programs that have no good form to be served in."""
     served = {program.name for program in ratchet.traffic.programs}
     return [
-        wire.ProgramStatus(name=name, champion=None, experiment_id=None, split={}, drift="warming", problem=problem)
+        wire.ProgramStatus(
+            name=name, champion=None, experiment_id=None, split={}, drift="warming", learning=None, problem=problem
+        )
         for name, problem in ratchet.traffic.broken.items()
         if name not in served
     ]

@@ -12,13 +12,13 @@ import sqlalchemy as sa
 
 from experiments.assignment import Routing
 from experiments.errors import Stale
-from experiments.facts import Exposure
+from experiments.facts import Exposure, shadow_id
 from experiments.metrics import Metric, Source
 from learning.definitions import DriftOptions
 from monitoring import signals
 from monitoring.signals import Policy, ProgramDrift, Reading, Signal, Status
 from server.store.rows import decode, encode, insert_new
-from server.store.tables import alarms, drifts, outcomes, predictions, routings
+from server.store.tables import alarms, contents, drifts, outcomes, predictions, routings
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +117,14 @@ class Fact(msgspec.Struct, frozen=True):
     exposure: Exposure
 
 
+class Sample(msgspec.Struct, frozen=True):
+    """Inputs of predictions made from `since` to `until` (µs, both included; None: there are none)."""
+
+    since: int | None
+    until: int | None
+    inputs: list[dict[str, Any]]
+
+
 def kept_watch(conn: sa.Connection, program: str) -> KeptWatch | None:
     """A program's watch; None before its first tick."""
     return watched_programs(conn, program).get(program)
@@ -195,6 +203,26 @@ def _fact(row: sa.Row[Any], heard: Mapping[str, list[tuple[str, Source, float, i
         outcomes=tuple(heard.get(row.prediction_id, ())),
     )
     return Fact(row.assigned_variant, row.epoch, row.experiment_id, exposure)
+
+
+def input_samples(conn: sa.Connection, program: str, since: int, size: int) -> tuple[Sample, Sample]:
+    """The first `size` inputs from `since` (µs) on that are still kept, and the latest; half each where they meet."""
+    p, c = predictions.c, contents.c
+    kept = sa.select(p.created_at, p.prediction_id, c.input).join(contents, c.prediction_id == p.prediction_id)
+    here = kept.where(p.program == program, p.created_at >= since, ~p.prediction_id.endswith(shadow_id("")))
+    first = conn.execute(here.order_by(p.created_at, p.prediction_id).limit(size)).all()
+    latest = conn.execute(here.order_by(p.created_at.desc(), p.prediction_id.desc()).limit(size)).all()
+    if len(first) < size or latest[-1] <= first[-1]:
+        everything = sorted({*first, *latest})
+        middle = len(everything) // 2
+        first, latest = everything[:middle], everything[middle:]
+    return _sample(first), _sample(latest)
+
+
+def _sample(rows: Sequence[Any]) -> Sample:
+    times = sorted(row.created_at for row in rows)
+    inputs = [decode(row.input, dict[str, Any]) for row in rows]
+    return Sample(times[0], times[-1], inputs) if times else Sample(None, None, [])
 
 
 def reign_of(conn: sa.Connection, program: str, first: int | None = None) -> list[Routing]:

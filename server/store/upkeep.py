@@ -17,6 +17,12 @@ def setting(conn: sa.Connection, key: str) -> str | None:
     return conn.scalar(sa.select(meta.c.value).where(meta.c.key == key))
 
 
+def settings_like(conn: sa.Connection, beginning: str) -> dict[str, str]:
+    """Every switch whose key has this beginning, by the rest of its key."""
+    rows = conn.execute(sa.select(meta).where(meta.c.key.startswith(beginning, autoescape=True)))
+    return {row.key.removeprefix(beginning): row.value for row in rows}
+
+
 def put_setting(conn: sa.Connection, key: str, value: str) -> None:
     """Set a switch."""
     statement = insert(conn, meta).values(key=key, value=value)

@@ -82,13 +82,12 @@ def next_level(conn: Connection, program: str, alpha: float) -> tuple[int, int, 
     number = past[-1].series if past else 1
     if past and past[-1].alpha != alpha:
         number += 1
-    mine = [level for level in past if level.series == number]
-    t = len(mine) + 1
-    return number, t, sequence.level(alpha, t, sum(step.rejected for step in mine))
+    mine = [step.level if step.rejected else None for step in past if step.series == number]
+    return number, len(mine) + 1, sequence.level(alpha, mine)
 
 
 def _draw_level(conn: Connection, experiment: Experiment) -> float:
-    """Take the next e-LOND level of the program's series; another `alpha` than the last one's opens a new series."""
+    """Take the next level of the program's series; another `alpha` than the last one's opens a new series."""
     alpha = experiment.settings.alpha
     number, t, level = next_level(conn, experiment.program, alpha)
     store.append_level(

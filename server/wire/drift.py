@@ -4,8 +4,9 @@ from typing import get_args
 
 import msgspec
 
+from monitoring.inputs import Finding
 from monitoring.signals import Reading, Signal, Status, designs
-from server.store.drifts import AlarmRaised, KeptWatch
+from server.store.drifts import AlarmRaised, KeptWatch, Sample
 from server.wire.scalars import Time, moment, moment_or_none
 
 
@@ -62,6 +63,32 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     alarms: list[DriftAlarm]
     judged_until: Time | None
     outcomes_between_false_alarms: float | None
+
+
+class InputSample(msgspec.Struct, frozen=True):
+    """Which predictions a sample of inputs is of."""
+
+    predictions: int
+    since: Time | None
+    until: Time | None
+
+
+class InputDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """How the latest inputs differ from the first ones under this champion, field by field. Information only."""
+
+    program: str
+    reference: InputSample
+    recent: InputSample
+    fields: list[Finding]
+
+
+def inputs(program: str, reference: Sample, recent: Sample, found: list[Finding]) -> InputDrift:
+    """Two samples of inputs, and what is found of their fields."""
+    return InputDrift(program=program, reference=_sample(reference), recent=_sample(recent), fields=found)
+
+
+def _sample(sample: Sample) -> InputSample:
+    return InputSample(len(sample.inputs), moment_or_none(sample.since), moment_or_none(sample.until))
 
 
 def drift(program: str, kept: KeptWatch | None, alarms: list[AlarmRaised]) -> Drift:

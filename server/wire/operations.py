@@ -30,7 +30,8 @@ class Freeze(msgspec.Struct, frozen=True):
 class ProgramStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One program at a glance. `problem` says why its present form cannot be loaded: it is served in its last good one.
 
-    Where there was none, it is not served and has no champion. Null when all is well.
+    Where there was none, it is not served and has no champion. Null when all is well. `learning` says why it is being
+    recompiled or is not; null before that was first looked at.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ProgramStatus(msgspec.Struct, frozen=True, kw_only=True):
     experiment_id: str | None
     split: dict[str, float]
     drift: DriftLevel
+    learning: str | None
     problem: str | None
 
 

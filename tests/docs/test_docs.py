@@ -10,8 +10,10 @@ import pytest
 
 from experiments.experiment import Verdict
 from experiments.metrics import Kind, Metric
+from experiments.quantities import fraction
 from experiments.settings import ExperimentOptions
-from learning.definitions import LmSettings, ProgramDefinition
+from learning.datasets import PER_UNIT, Sizes
+from learning.definitions import DriftOptions, GateOptions, LearningOptions, LmSettings, ProgramDefinition
 from server.settings import from_env
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +33,11 @@ def test_the_documented_defaults_of_settings_are_the_real_ones():
     assert f"`{settings.port}`" in row
 
 
-@pytest.mark.parametrize("keys", [ProgramDefinition, LmSettings, Metric, ExperimentOptions], ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    "keys",
+    [ProgramDefinition, LmSettings, Metric, ExperimentOptions, DriftOptions, LearningOptions, GateOptions],
+    ids=lambda s: s.__name__,
+)
 def test_every_key_of_a_definition_has_its_row(keys: Any):
     documented = set(re.findall(r"`(\w+)`", " ".join(first_cells("docs/definitions.md"))))
     assert set(keys.__struct_fields__) - {"block"} <= documented
@@ -43,6 +49,23 @@ def test_the_defaults_of_experiments_are_documented():
     shown = {key.strip(" `"): value.strip(" `") for key, value in rows.items()}
     for name in ("alpha", "min_effect", "max_units", "min_units", "ramp_units", "holdback", "holdback_units"):
         assert float(shown[name]) == getattr(settings, name), name
+
+
+def test_the_defaults_of_learning_and_its_gate_are_documented():
+    rows = dict(line.split("|")[1:3] for line in text("docs/definitions.md").splitlines() if line.count("|") == 4)
+    shown = {key.strip(" `"): value.strip(" `") for key, value in rows.items()}
+    options = LearningOptions()
+    for name in ("optimizer", "min_fresh_labels", "max_duration", "cooldown"):
+        assert shown[name] == str(getattr(options, name)), name
+    for name in GateOptions.__struct_fields__:
+        assert fraction(shown[name]) == fraction(getattr(options.gate, name)), name
+
+
+def test_the_documented_sizes_of_a_dataset_are_the_real_ones():
+    page, sizes = text("docs/learning.md"), Sizes()
+    assert f"{sizes.train} to learn from, {sizes.val} to choose by, {sizes.holdout} in the holdout" in page
+    assert f"Needed are {sizes.least_train}, {sizes.least_val} and {sizes.least_holdout}" in page
+    assert f"most {PER_UNIT} of one unit" in " ".join(page.split())
 
 
 def test_every_verdict_and_kind_of_metric_is_explained():

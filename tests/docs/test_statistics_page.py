@@ -3,7 +3,7 @@
 import json
 
 from benchmarks import _page as page
-from benchmarks._goals import Goal, Row
+from benchmarks._goals import Goal, Row, Table
 
 
 def test_the_page_shows_the_lines_last_kept():
@@ -30,3 +30,19 @@ def test_a_missed_goal_and_one_that_is_not_built_are_shown_as_such():
     assert "| kept | <= 0.05 | 0.04 | yes | naive 0.5 | 10 |" in shown
     assert "| absent | <= 1 | not built | **no** |  |  |" in shown
     assert shown[-1] == "1 of 3 goals are met."
+
+
+def test_numbers_beside_the_goals_have_a_table_of_their_own():
+    power = Table("Power", ("effect", "at 10", "at 20"), {"small": [0.123456, 0.5], "large": [1.0, 1.0]}, 40).line()
+    assert json.loads(json.dumps(power)) == power
+    assert page.tables([power]).splitlines()[2:] == [
+        "",
+        "0 of 0 goals are met.",
+        "",
+        "Power (40 runs each):",
+        "",
+        "| effect | at 10 | at 20 |",
+        "| --- | --- | --- |",
+        "| small | 0.1235 | 0.5 |",
+        "| large | 1 | 1 |",
+    ]

@@ -2,13 +2,13 @@
 
 import itertools
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +28,7 @@ from learning.programs import base_variant
 SIGNATURE = "ticket: str -> category: Literal['billing', 'bug', 'how-to', 'other']"
 PRICE = Price("0.15", "0.6")
 GOAL = Metric(kind="exact_match", field="category", role="goal")
-STEPS = {"signature": SIGNATURE, "module": "tests.learning.modules:Steps"}
+STEPS: dict[str, Any] = {"signature": SIGNATURE, "module": "tests.learning.modules:Steps"}
 
 
 def sim(**options: Any) -> LmSettings:
@@ -111,6 +111,32 @@ class Faulty:
         self.asked += 1
         if (error := self.fault(self.asked, request)) is not None:
             raise error
+
+
+def proposing(rewrite: Callable[[str], str]) -> Callable[[LmSettings], Lm]:
+    """Opens real language models whose proposed instructions pass through `rewrite`."""
+
+    def opened(settings: LmSettings) -> Lm:
+        lm = open_lm(settings)
+        engine = _Proposing(rewrite, lm.model.engine)
+        model = lm.model.copy(engine=engine, async_engine=lm.model._async_engine_spec)
+        return msgspec.structs.replace(lm, model=model)
+
+    return opened
+
+
+class _Proposing:
+    def __init__(self, rewrite: Callable[[str], str], inner: Any) -> None:
+        self._rewrite = rewrite
+        self._inner = inner
+
+    def complete(self, request: Request) -> Response:
+        response = self._inner.complete(request)
+        if "new_instruction" not in str(request.system):
+            return response
+        said = json.loads(response.text)["new_instruction"]
+        text = json.dumps({"new_instruction": self._rewrite(said)})
+        return replace(response, message=Message.assistant(text))
 
 
 class _Engine:
@@ -211,7 +237,6 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=stdout,
                 stderr=stderr,
-                env={**os.environ, "RATCHET_DATABASE_URL": "postgresql://secret@host/db"},
                 **process,
             )
 
@@ -221,8 +246,12 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """What the child sees of a parent that died."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
     def wait(self) -> int:
         return self.process.wait(60)

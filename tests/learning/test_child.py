@@ -2,6 +2,8 @@
 
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ def test_a_child_leaves_at_once_without_a_result_and_can_be_started_again(tmp_pa
         if how == "terminated":
             child.process.terminate()
         else:
-            child.process.stdin.close()
+            child.hang_up()
         assert child.wait() == (143 if how == "terminated" else 1)
         assert child.complaint() == ("ended by SIGTERM" if how == "terminated" else "the parent is gone")
     assert not (tmp_path / "result.json").exists()
@@ -86,7 +88,7 @@ def test_a_full_disk_ends_the_run_with_a_clear_reason_and_no_result(tmp_path: Pa
         assert again.result().outcome == "candidate"
 
 
-def test_a_child_is_humble_knows_no_database_and_keeps_its_files_to_itself(tmp_path: Path) -> None:
+def test_a_child_is_humble_and_keeps_its_files_to_itself(tmp_path: Path) -> None:
     with Child(tmp_path, slow()) as child:
         child.wait_for_calls(1)
         assert os.getpriority(os.PRIO_PROCESS, child.process.pid) == 15
@@ -95,7 +97,23 @@ def test_a_child_is_humble_knows_no_database_and_keeps_its_files_to_itself(tmp_p
         assert child.wait() == 0
     assert (tmp_path / "stdout").stat().st_size == 0
     left = {path.name for path in tmp_path.iterdir()}
-    assert left <= {"job.json", "cancel", "calls.jsonl", "events.jsonl", "result.json", "stdout", "stderr", "cache"}
+    assert left == {"job.json", "cancel", "calls.jsonl", "events.jsonl", "result.json", "stdout", "stderr"}
+
+
+def test_what_leads_to_a_database_is_gone_before_dspy_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from learning.child import prepare; prepare(Path(sys.argv[1]));"
+        "print('dspy' in sys.modules, os.environ.get('RATCHET_DATABASE_URL'), os.environ['OWN_KEY'],"
+        " os.environ['DSPY_CACHEDIR'], os.environ['LITELLM_LOCAL_MODEL_COST_MAP'], flush=True); os._exit(0)"
+    )
+    environment = {**os.environ, "RATCHET_DATABASE_URL": "postgresql://secret@host/db", "OWN_KEY": "kept"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=pipe, stdout=pipe, env=environment, text=True
+    ) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()
+    assert said.split() == ["False", "None", "kept", str(tmp_path / "cache"), "True"]
 
 
 def test_a_job_that_cannot_be_read_is_said_to_be(tmp_path: Path) -> None:

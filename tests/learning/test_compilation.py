@@ -1,19 +1,39 @@
 """Whole compile runs, by real optimizers on the simulated world: what they find, what they spend, how they end."""
 
+import importlib.util
 import json
 import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
-from dspy.lm15 import AuthError, BillingError, ServerError
+from dspy.lm15 import AuthError, BillingError, Message, Request, Response, ServerError, Usage
 
+from experiments.errors import Invalid
 from experiments.quantities import SECOND
 from learning.compiling import Example, Result
+from learning.definitions import LmSettings
+from learning.engines.recorded import Account, RecordedEngine
 from learning.engines.triage import LABELS, Draw, rulebook
-from learning.lms import Lm, open_lm
+from learning.ledger import Ledger
+from learning.spending import Spending
 from learning.states import State
-from tests.learning.jobs import STEPS, Faulty, calls, compiled, events, examples, job, sim
+from tests.learning.jobs import (
+    PRICE,
+    SIGNATURE,
+    STEPS,
+    Faulty,
+    calls,
+    compiled,
+    events,
+    examples,
+    job,
+    proposing,
+    sim,
+)
+from tests.scripted_lm import ScriptedLm, chat
 
 
 def gain(result: Result) -> float:
@@ -224,28 +244,10 @@ def test_a_trainset_without_a_mistake_ends_the_run_early(tmp_path: Path) -> None
 
 def test_a_reflection_lm_that_never_writes_anything_new_ends_the_run_early(tmp_path: Path) -> None:
     given = job({"instructions": "bug"}, {"metric_calls": 2000})
-    result = compiled(given, tmp_path, lambda settings: _stubborn(open_lm(settings)))
+    result = compiled(given, tmp_path, proposing(lambda _: "bug"))
     assert result.outcome == "no-candidate"
     assert "wrote nothing new in 8 iterations" in result.reason
     assert result.metric_calls < 150
-
-
-def _stubborn(lm: Lm) -> Lm:
-    """The same LM, of which every proposal is the instruction it was shown."""
-    inner = lm.model.engine
-
-    class Stubborn:
-        def complete(self, request):
-            response = inner.complete(request)
-            if "new_instruction" not in str(request.system):
-                return response
-            text = json.dumps({"new_instruction": "bug"})
-            message = type(response.message).assistant(text)
-            return type(response)(
-                id=response.id, model=response.model, message=message, finish_reason="stop", usage=response.usage
-            )
-
-    return msgspec.structs.replace(lm, model=lm.model.copy(engine=Stubborn(), async_engine=lm.model._async_engine_spec))
 
 
 def test_what_noise_made_look_better_is_seen_for_what_it_is_on_the_sealed_holdout(tmp_path: Path) -> None:
@@ -302,3 +304,82 @@ def test_optimizers_without_checkpoints_are_taken_up_again_for_nothing(tmp_path:
     first = compiled(job(optimizer=optimizer), tmp_path)
     again = compiled(job(optimizer=optimizer), tmp_path, Faulty(lambda *_: AuthError("nobody may call now")).open)
     assert (again.state, again.spent) == (first.state, first.spent)
+
+
+def test_feedback_on_a_step_tells_it_apart_from_the_whole(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def listening(_: int, request: Request) -> None:
+        if "new_instruction" in str(request.system):
+            asked.append(request.messages[-1].text or "")
+
+    compiled(job(STEPS, component="read"), tmp_path, Faulty(listening).open)
+    assert "This is the step 'read' of a program of several steps. It answered {'gist': " in asked[-1]
+    assert "the program as a whole then answered {'category': " in asked[-1]
+
+
+def test_an_answer_that_can_be_read_in_part_is_shown_to_the_reflection_lm_as_unreadable(tmp_path: Path) -> None:
+    """DSPy alone divides a list by a list here, and loses the example."""
+
+    def script(_model: str, prompt: str) -> str:
+        return json.dumps({"new_instruction": "Better."}) if "new_instruction" in prompt else chat(category="bug")
+
+    lm = ScriptedLm(script)
+    two = {"signature": f"{SIGNATURE}, tone: str", "lm": LmSettings(model="fake/student", price=PRICE)}
+    result = compiled(job(two, reflection_lm=LmSettings(model="fake/reflection", price=PRICE)), tmp_path, lm.open)
+    assert result.outcome == "no-candidate"
+    assert result.baseline_val == 0
+    reflections = [prompt for model, prompt in lm.asked if model == "fake/reflection"]
+    assert "Your output failed to parse" in reflections[-1]
+    assert result.student_calls == 2 * (1 + result.metric_calls), "the adapter's second try is a call like any other"
+
+
+def test_training_text_in_a_proposal_is_reported(tmp_path: Path) -> None:
+    quoted = job().dataset.train[0].input["ticket"]
+
+    result = compiled(job(), tmp_path, proposing(lambda text: f"{text}\nFor example: {quoted}"))
+    assert quoted.rstrip(".!?") in result.copied[0]
+
+
+def test_a_job_for_another_program_is_refused_naming_the_place(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="'sorts' is no predictor of this program; did you mean 'sort'"):
+        compiled(job(STEPS, component="sorts"), tmp_path)
+    foreign = msgspec.structs.replace(job().dataset.train[0], input={"text": "hello"})
+    dataset = msgspec.structs.replace(job().dataset, train=(foreign,))
+    with pytest.raises(Invalid, match="/input/ticket"):
+        compiled(job(dataset=dataset), tmp_path)
+
+
+def test_mipro_without_optuna_is_refused_before_anything_is_paid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "optuna" else found(name, *rest)
+    )
+    with pytest.raises(Invalid, match="mipro needs optuna"):
+        compiled(job(optimizer="mipro"), tmp_path)
+    assert calls(tmp_path) == []
+
+
+def test_threads_that_ask_the_same_at_the_same_time_are_paid_for_once(tmp_path: Path) -> None:
+    """DSPy asks a second time for what takes longer than two minutes."""
+    asked: list[Request] = []
+
+    class Slow:
+        def complete(self, request: Request) -> Response:
+            asked.append(request)
+            time.sleep(0.1)
+            usage = Usage(input_tokens=10, output_tokens=2)
+            return Response(id="1", model="m", message=Message.assistant("yes"), finish_reason="stop", usage=usage)
+
+    ledger = Ledger(tmp_path / "calls.jsonl", 0)
+    means = Spending(ledger, limit=10**12, time=10**9, earlier=0, clock=lambda: 0)
+    engine = RecordedEngine(Slow(), Account("student", sim(), {}, ledger, means, lambda: 0))
+    request = Request(model="m", messages=(Message.user("well?"),))
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(engine.complete, [request] * 4))
+    assert {answer.text for answer in answers} == {"yes"}
+    assert (len(asked), ledger.spent) == (1, PRICE.of(10, 2))
+    assert engine.complete(request).text == "yes"
+    assert len(asked) == 2, "asked again later, it is another sample"

@@ -15,8 +15,8 @@ HOUR = 3600 * SECOND
 DAY = 24 * HOUR
 
 
-def moment(*parts: int) -> int:
-    return int(datetime(*parts, tzinfo=UTC).timestamp()) * SECOND
+def moment(year: int, month: int, day: int, hour: int = 0, minute: int = 0) -> int:
+    return int(datetime(year, month, day, hour, minute, tzinfo=UTC).timestamp()) * SECOND
 
 
 NOW = moment(2026, 11, 20, 12)
@@ -84,8 +84,10 @@ SPENT = {"spent": 20 * DOLLAR}
         (FROZEN, "every automatic act is frozen, until `ratchet unfreeze`", None),
         (
             SHIFTED,
-            "another share of predictions gets labels than before, so they may not speak for all: see to the alarm of "
-            "20 Nov 11:00 UTC first",
+            (
+                "another share of predictions gets labels than before, so they may not speak for all: see to the alarm "
+                "of 20 Nov 11:00 UTC first"
+            ),
             None,
         ),
         (COOLING, "cool-down after the last run, until 21 Nov 11:00 UTC", NOW + 23 * HOUR),
@@ -186,7 +188,7 @@ def test_nothing_forbidden_is_ever_planned_and_every_answer_has_a_reason(situati
     assert situation.obstacle is None
     assert options.budget != 0
     assert options.monthly_budget is None or situation.spent < options.monthly_budget
-    assert answer.cost is None or 0 < answer.cost
+    assert answer.cost is None or answer.cost > 0
     assert (answer.alarm is None) == (situation.alarm in (None, ANSWERED))
     if answer.trigger == "operator":
         assert situation.requested

@@ -74,7 +74,13 @@ def test_many_threads_leave_whole_lines_that_one_fsync_may_speak_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced, sync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(file), threading.Event().wait(0.002), sync(file)))
+
+    def slowly(file: int) -> None:
+        synced.append(file)
+        threading.Event().wait(0.002)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", slowly)
     ledger = Ledger(tmp_path / "calls.jsonl", 0)
 
     def work(name: int) -> None:

@@ -124,3 +124,36 @@ def test_the_first_key_is_made_without_a_server_and_then_needed(tmp_path: Path) 
         listed = verb(tmp_path / "data", "keys", "list", **mine).stdout
         assert "app" in listed
         assert made["secret"] not in listed
+
+
+def test_work_shows_its_health_and_metrics_and_serves_nothing(tmp_path: Path) -> None:
+    assert "run `ratchet migrate`" in refusal(tmp_path / "data", verb="work")
+    verb(tmp_path / "data", "migrate")
+    with RunningServer(tmp_path / "data", verb="work") as worker:
+        with worker.client() as http:
+            assert http.get("/health/ready").status_code == 200
+            assert "\nratchet_leader 1.0" in http.get("/metrics").text
+            nothing = http.get("/v1/programs")
+            assert (nothing.status_code, nothing.json()["type"]) == (404, "not-found")
+        assert "no running server is known" in verb(tmp_path / "data", "status").stderr
+        database = f"sqlite:///{tmp_path / 'data' / 'ratchet.db'}"
+        refused = refusal(tmp_path / "other", verb="serve", RATCHET_DATABASE_URL=database)
+        assert f"in use by process {worker.pid}" in refused
+        assert worker.stop() == 0
+
+
+def test_serve_alone_leads_nothing_and_says_so(tmp_path: Path) -> None:
+    verb(tmp_path / "data", "migrate")
+    with RunningServer(tmp_path / "data", verb="serve"):
+        assert json.loads(verb(tmp_path / "data", "status", "--json").stdout)["leader"] is None
+        assert "`ratchet work`" in verb(tmp_path / "data", "status").stdout
+        assert "run `ratchet work`" in verb(tmp_path / "data", "doctor").stdout
+
+
+def test_up_leads_at_once_after_kill_9(tmp_path: Path) -> None:
+    patient = {"RATCHET_LEASE": "10m"}
+    with RunningServer(tmp_path / "data", environment=patient) as server:
+        server.kill()
+    with RunningServer(tmp_path / "data", environment=patient) as server:
+        leader = json.loads(verb(tmp_path / "data", "status", "--json").stdout)["leader"]
+        assert leader.endswith(f"/{server.pid}")

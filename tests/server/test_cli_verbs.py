@@ -57,6 +57,23 @@ def experiment(verb: Verb, server: RunningServer) -> Iterator[str]:
     verb("experiments", "stop", made["experiment_id"], "-m", "the test is over")
 
 
+def test_status_tells_what_every_variant_did_of_late(verb: Verb, server: RunningServer) -> None:
+    with server.client() as http:
+        made = http.post("/v1/programs/triage/predict", json={"input": {"ticket": "I want a refund"}}).json()
+        said = {"prediction_id": made["prediction_id"], "label": {"category": made["output"]["category"]}}
+        http.post("/v1/outcomes", json={"outcomes": [said]})
+    (base,) = answered(verb("status", "--json", "--window", "1h"))["figures"]["triage"]["variants"]
+    assert base["predictions"] >= 1
+    assert base["latency_ms"]["p99"] > 0
+    assert base["scores"]["correct"]["n"] >= 1
+    assert base["cost_per_correct_usd"] is not None
+    shown = " ".join(verb("status", "--window", "1h").stdout.split())
+    assert "The last 1h" in shown
+    for expected in ("p50 p95 p99", "triage base", " ms ", "correct 1 (", "$"):
+        assert expected in shown, expected
+    assert "window" in verb("status", "--window", "soon").stderr
+
+
 def test_status_shows_what_is_served(verb: Verb, server: RunningServer) -> None:
     told = answered(verb("status", "--json"))
     assert told["url"] == server.url

@@ -45,8 +45,8 @@ def test_an_alias_stands_for_what_it_names() -> None:
 
 
 def test_keys_that_old_yaml_takes_for_truth_are_names() -> None:
-    learning = program(HEAD + "    learning: {on: [drift, schedule]}\n").learning
-    assert learning == {"on": ["drift", "schedule"]}
+    learning = program(HEAD + METRICS + "    learning: {on: [drift, schedule], schedule: 0 3 * * *}\n").learning
+    assert learning.on == ("drift", "schedule")
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,55 @@ def test_an_error_in_the_language_model_names_its_place(lm: str, message: str) -
     assert_one_error(HEAD.replace("{model: sim/triage, price: {input: 0.25, output: 2}}", lm), message)
 
 
+@pytest.mark.parametrize(
+    ("learning", "message"),
+    [
+        ("{^on: [schedule]}", "learning.on: schedule needs `schedule`, such as '0 3 * * *'"),
+        ("{schedule: ^hourly}", "learning.schedule: schedule 'hourly' does not have the five fields of cron"),
+        ("{schedule: ^0 25 * * *}", "learning.schedule: schedule '0 25 * * *' is not one of cron's"),
+        ("{component: ^solve}", "learning.component: 'solve' is no predictor of this program; Allowed: predict"),
+        ("{reflection_lm: ^gpt-5}", "learning.reflection_lm: model 'gpt-5' is not PROVIDER/NAME"),
+        ("{reflection_lm: {model: ^sim/nowhere}}", "learning.reflection_lm.model: there is no simulated model"),
+        ("{judge_lm: ^openai/gpt-5}", "learning.judge_lm: judge_lm is null"),
+        (
+            "{budget_usd: ^5, reflection_lm: sim/triage}",
+            "learning.budget_usd: a budget in dollars needs the reflection LM's price: write `reflection_lm` as a map",
+        ),
+        ("{gate: {confidence: ^1}}", "learning.gate.confidence: confidence is from 0.5 to below 1"),
+        ("{cooldown: ^soon}", "learning.cooldown: 'soon' is not a duration"),
+    ],
+)
+def test_an_error_in_learning_names_its_place(learning: str, message: str) -> None:
+    assert_one_error(HEAD + METRICS + f"    learning: {learning}\n", f"triage.{message}")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason"),
+    [
+        ("", "the program has no goal"),
+        ("    metrics: {solved: {kind: boolean, role: goal}}\n", "its goal is of kind 'boolean'"),
+    ],
+)
+def test_what_recompiles_by_itself_needs_a_goal_that_scores_any_answer(metrics: str, reason: str) -> None:
+    (error,) = errors(HEAD + metrics + "    learning: {on: [drift]}\n")
+    assert f"programs.triage.learning.on: the program cannot be recompiled: {reason}" in error
+    assert program(HEAD + metrics + "    learning: {cooldown: 1h}\n").learning.on == ()
+
+
+@pytest.mark.parametrize("budget", ["budget_usd", "monthly_budget_usd"])
+def test_a_budget_in_dollars_is_refused_without_a_price(budget: str) -> None:
+    learning = METRICS + f"    learning: {{{budget}: 5}}\n"
+    assert program(HEAD + learning).learning.reflection_settings is None
+    (error,) = errors(HEAD.replace(", price: {input: 0.25, output: 2}", "") + learning)
+    assert f"programs.triage.learning.{budget}: a budget in dollars needs the LM's price" in error
+
+
+def test_a_goal_with_an_error_of_its_own_is_not_missed_as_well() -> None:
+    broken = METRICS.replace("exact_match", "exact_mach")
+    (error,) = errors(HEAD + broken + "    learning: {on: [drift]}\n")
+    assert "exact_mach" in error
+
+
 def assert_one_error(marked: str, message: str) -> None:
     """The text without `^` has exactly one error, and it is where `^` stood."""
     before = marked[: marked.index("^")]
@@ -231,6 +280,16 @@ def test_an_edit_says_what_follows_from_it() -> None:
     (price,) = edited(HEAD, HEAD.replace("0.25", "0.5"))
     assert (price.key, price.old, price.new) == ("lm.price.input", 0.25, 0.5)
     assert price.consequence == "takes effect at once"
+
+
+def test_learning_takes_effect_at_once_where_it_says_when_and_in_the_next_run_where_it_says_how() -> None:
+    before = HEAD + METRICS + "    learning: {cooldown: 1h, gate: {confidence: 0.9}, max_metric_calls: 200}\n"
+    after = before.replace("1h", "2h").replace("0.9", "0.95").replace("200", "300")
+    assert {change.key: change.consequence for change in edited(before, after)} == {
+        "learning.cooldown": "takes effect at once",
+        "learning.gate.confidence": "for compile runs asked for from now on",
+        "learning.max_metric_calls": "for compile runs asked for from now on",
+    }
 
 
 def test_a_model_written_short_is_the_same_as_written_long() -> None:

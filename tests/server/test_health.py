@@ -70,6 +70,10 @@ def test_metrics_follow_what_happens(sqlite_url: str) -> None:
                 'ratchet_split_ratio{program="triage",variant="base"} 1.0',
             ):
                 assert line in answer.text.splitlines()
+            asked = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"}
+            open_ = await app.http.get("/metrics", headers=asked)
+            assert open_.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+            assert open_.text.endswith("# EOF\n")
             assert "ratchet_config_epoch 0.0" not in answer.text
             assert "_created" not in answer.text
 

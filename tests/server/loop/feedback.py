@@ -27,9 +27,9 @@ SLOW = PROGRAM.replace("options: {seed: 7}", "options: {seed: 7, latency: 40ms}"
 """The same, for half a minute: long enough for something to happen to it."""
 
 
-async def labelled(store: Store, tickets: int, *, first: int = 0, shift: float = 0.0) -> None:
-    """So many tickets answered wrongly by `base`, each with its true category, and a remark on some."""
-    began = clock.now() - tickets
+async def labelled(store: Store, tickets: int, *, first: int = 0, shift: float = 0.0, late: int = 0) -> None:
+    """So many tickets answered wrongly by `base`, each with its true category, and a remark on some; `late` µs on."""
+    began = clock.now() + late - tickets
     with store.journal.reserve(2 * tickets) as slot:
         for number in range(first, first + tickets):
             await _one(slot, f"{number:08}-{began}", number, began + number - first, shift)

@@ -88,9 +88,7 @@ async def test_a_refusal_names_what_is_missing_and_the_cure(sqlite_url: str) -> 
             "field: category}\n      solved: {kind: boolean, role: goal}",
             "'boolean'",
         ),
-        ("field: category, role: goal}", "field: category}", "role: goal"),
         ("max_metric_calls: 420", "max_metric_calls: 20", "max_metric_calls is 20"),
-        (", price: {input: 1.25, output: 10}", "", "without a price"),
     ],
 )
 async def test_a_definition_that_cannot_be_compiled_is_told_so(
@@ -100,6 +98,16 @@ async def test_a_definition_that_cannot_be_compiled_is_told_so(
     async with application(sqlite_url, definitions=PROGRAM.replace(before, after), embedded=False) as app:
         await labelled(app.ratchet.store, 200)
         assert reason in await refused(app)
+
+
+async def test_a_budget_in_dollars_is_not_taken_where_a_price_is_unknown(sqlite_url: str) -> None:
+    unpriced = PROGRAM.replace(", price: {input: 1.25, output: 10}", "").replace("      budget_usd: 1\n", "")
+    async with application(sqlite_url, definitions=unpriced, embedded=False) as app:
+        await labelled(app.ratchet.store, 200)
+        assert "without a price: write learning.reflection_lm.price" in await refused(app, budget_usd="0.5")
+        told = (await app.http.post(COMPILES, json={"dry_run": True})).json()
+        assert told["cost_usd"] is None
+        assert (await asked(app))["budget_usd"] is None
 
 
 async def test_the_budget_of_the_month_bounds_the_run_and_then_refuses_it(sqlite_url: str) -> None:
@@ -114,7 +122,7 @@ async def test_the_budget_of_the_month_bounds_the_run_and_then_refuses_it(sqlite
             paid = int(float(spent) * 10**12)
             await store.write(compiles.finish_run, claim, replace(claim.run, state="failed", spent=paid, finished_at=1))
             if left is None:
-                assert "this month's $1.2" in await refused(app)
+                assert "the month's budget of $1.2" in await refused(app)
             else:
                 assert (await asked(app))["budget_usd"] == left
 
