@@ -1,4 +1,4 @@
-"""False alarms: the promise, what bursts and seasons do to it, promotions by luck, traffic that moves, labels that lag."""
+"""False alarms: the promise, and what bursts, seasons, lucky promotions, moving traffic and lagging labels do to it."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from benchmarks import _drifts as drifts
 from benchmarks._drifts import SENSITIVE, SHIPPED, Noticed, per_100k
 from benchmarks._goals import Goal, Row, Size, seeded
 from monitoring import drift
-from monitoring.design import RANGE, Design
+from monitoring.design import CEILING, Design
 
 P = 0.85
 BETAS = {"beta .8 sd .1": (12.0, 3.0), "beta .8 sd .2": (2.4, 0.6)}
@@ -69,7 +69,7 @@ def luckiest(size: Size) -> Iterator[Row]:
     streams = drifts.right(rng, P, (runs, 20_000))
     found = drifts.noticed(SHIPPED, streams, [(500, float(s)) for s in best])
     few = range(runs // 4)
-    plugged = [Design(run_length=1e5, block=1, known=min(best[i] / 500, RANGE[1])) for i in few]
+    plugged = [Design(run_length=1e5, block=1, known=min(best[i] / 500, CEILING)) for i in few]
     naive = drifts.every(drifts.notice, plugged, streams[: len(few)], [None] * len(few))
     yield Row(
         Goal("5 false alarm in 20k after promoting the best of five equal arms", "<= 0.12"),
@@ -80,7 +80,7 @@ def luckiest(size: Size) -> Iterator[Row]:
 
 
 def traffic(size: Size) -> Iterator[Row]:
-    """Arms of .90 and .70, split 90/10 and then 50/50; and five equal arms for long."""
+    """Arms of .90 and .70, split 90/10 and then 50/50; and five arms that stay as they are, for long."""
     runs, p = size.runs(300), {"base": 0.9, "new": 0.7}
     priors = {"base": (1000, 900.0), "new": (1000, 700.0)}
     made = [_two_arms(seeded(f"traffic {run}"), p) for run in range(runs)]
@@ -119,24 +119,22 @@ def arms(rng: np.random.Generator, shares: dict[str, float], p: dict[str, float]
 
 
 SHARES = {"base": 0.5, "a": 0.2, "b": 0.1, "c": 0.1, "d": 0.1}
+SCORES = {"base": 0.9, "a": 0.85, "b": 0.8, "c": 0.8, "d": 0.8}
+"""A champion and four challengers that are not as good."""
 EXACT = Design(run_length=1e5, block=1, tolerated=0.0, z=0.0)
-"""With a prior of a million outcomes, a detector that knows each arm's score."""
-
-
-def exactly(p: float) -> drift.Detector:
-    """Five arms whose score is known."""
-    return drift.begin(EXACT, {name: (10**6, p * 10**6) for name in SHARES})
+KNOWN = {name: (10**6, p * 10**6) for name, p in SCORES.items()}
+"""Priors by which such a detector knows every arm's score."""
 
 
 def _five_arms(seed: int) -> int:
-    outcomes = arms(seeded(f"five {seed}"), SHARES, dict.fromkeys(SHARES, P), 100_000)
-    return drifts.count(EXACT, outcomes, exactly(P), dismissed=True)
+    outcomes = arms(seeded(f"five {seed}"), SHARES, SCORES, 100_000)
+    return drifts.count(EXACT, outcomes, drift.begin(EXACT, KNOWN), dismissed=True)
 
 
 def late_labels(size: Size) -> Iterator[Row]:
-    """3 of 10 labelled, wrong ones after 200 ticks and right ones after 2,000 on average; 30,000 ticks, no drop tolerated.
+    """3 of 10 are labelled, wrong ones after 200 ticks and right ones after 2,000 on average; no drop is tolerated.
 
-    The score is watched from a promotion on, once as labels arrive and once as predictions mature, at 6,000 ticks.
+    30,000 ticks from a promotion on are watched once as labels arrive and once as predictions mature, at 6,000 ticks.
     """
     runs = size.runs(200)
     design = msgspec.structs.replace(SHIPPED, tolerated=0.0)

@@ -89,9 +89,8 @@ class Watched(Course):
         self.served: list[tuple[str, Floats]] = []
         self.policy = Policy(outcomes_per_day=24.0 * PER_HOUR * HEARD, predictions_per_day=24.0 * PER_HOUR)
         self.drift = signals.begin("v1", None, self.policy)
-        self.answered: int | None = None
+        self.alarm: cycle.Alarm | None = None
         self.ended: int | None = None
-        self.began = 0
         self.trial: Trial | None = None
 
     def serve(self, hour: int) -> None:
@@ -102,8 +101,10 @@ class Watched(Course):
         if hour >= MATURITY_HOURS:
             cohort = self.matured(hour - MATURITY_HOURS)
             self.drift = signals.advance(self.drift, self.policy, cohort)
-        if isinstance(cycle.plan(self.situation(hour), LEARNING, end_of(hour)), cycle.Compile):
-            self.began = end_of(hour)
+        situation = self.situation(hour)
+        if isinstance(cycle.plan(situation, LEARNING, end_of(hour)), cycle.Compile):
+            assert situation.alarm is not None
+            self.alarm = msgspec.structs.replace(situation.alarm, tries=situation.alarm.tries + 1, answer="run")
             self.answer(self.compile(hour), hour)
 
     def answer(self, candidate: Floats, hour: int) -> None:
@@ -115,6 +116,7 @@ class Watched(Course):
         """The run is over: watch the new champion, or live with the old one."""
         self.ended = end_of(hour)
         if promoted:
+            self.alarm = None
             self.names.append(f"v{len(self.names) + 1}")
             self.drift = signals.promoted(self.drift, self.names[-1], prior, self.policy)
         else:
@@ -122,18 +124,29 @@ class Watched(Course):
 
     def situation(self, hour: int) -> cycle.Situation:
         """The facts the cycle goes by."""
-        alarm = signals.alarms(self.drift).get("score")
-        since = alarm.change_point if alarm else self.began
-        heard = (np.arange(len(self.world.delay)) * SPACING + self.world.delay) <= end_of(hour)
-        first = -(-since // SPACING)
-        labels = int(heard[first : (hour + 1) * PER_HOUR].sum())
+        alarm = self.open_alarm()
         return cycle.Situation(
-            alarm=cycle.Alarm(at=alarm.at, since=alarm.change_point) if alarm else None,
-            labels_since_change=labels,
-            labels_since_run=labels,
+            alarm=alarm,
+            labels_since_change=self.heard(alarm.since, hour) if alarm else 0,
             experiment="running" if self.trial else None,
             last_finished=self.ended,
         )
+
+    def open_alarm(self) -> cycle.Alarm | None:
+        """The alarm that is raised, or the one that was answered in vain while the score stays below its floor."""
+        if (raised := signals.alarms(self.drift).get("score")) is not None:
+            return cycle.Alarm(at=raised.at, since=raised.change_point)
+        if self.alarm is None:
+            return None
+        readings = signals.readings(self.drift, self.policy)
+        score = next((one for one in readings if (one.variant, one.signal) == (self.names[-1], "score")), None)
+        fallen = score is not None and score.floor is not None and score.score is not None and score.score < score.floor
+        return msgspec.structs.replace(self.alarm, lasting=fallen)
+
+    def heard(self, since: int, hour: int) -> int:
+        """How many predictions since a moment (µs) are labelled by the end of the hour."""
+        made = np.arange(-(-since // SPACING), (hour + 1) * PER_HOUR)
+        return int((made * SPACING + self.world.delay[made] <= end_of(hour)).sum())
 
     def matured(self, hour: int) -> list[Matured]:
         """The predictions of an hour as they stand once they have matured."""
@@ -217,13 +230,9 @@ class Clairvoyant(Ratchet):
             ruling = self.trial.tick(hour)
             if over(ruling):
                 self.conclude(hour, won=promoted(ruling))
-        here = self.world.mixture[hour].argmax()
-        if self.trial is None and hour + 1 < self.world.hours and self.world.mixture[hour].max() > 0.5:
-            if self.champion[here] < BEST - GOOD_ENOUGH:
-                self.answer(self.compile(hour), hour)
-
-    def settle(self, hour: int, *, promoted: bool, prior: tuple[int, float] | None = None) -> None:
-        self.ended = end_of(hour)
+        behind = self.champion[self.world.mixture[hour].argmax()] < BEST - GOOD_ENOUGH
+        if self.trial is None and behind and hour + 1 < self.world.hours:
+            self.answer(self.compile(hour), hour)
 
 
 class FixedHorizon(Watched):
@@ -235,6 +244,7 @@ class FixedHorizon(Watched):
         self.counts = np.zeros((2, 3))
 
     def answer(self, candidate: Floats, hour: int) -> None:
+        del hour
         self.candidate, self.counts = candidate, np.zeros((2, 3))
 
     def serve(self, hour: int) -> None:

@@ -1,6 +1,6 @@
 """What it costs to be watched: the time of a scrape per sample, and what predictions notice of it.
 
-    make bench-scrape [ARGS="--seconds 2 --rounds 10 --write"]
+    make bench-scrape [ARGS="--seconds 2 --rounds 15 --write"]
 
 50 programs with 4 variants on traffic each. First the registry by itself, in both formats, on an idle interpreter. Then
 a real server under load, scraped every second (fifteen times as often as usual) and left alone, by turns, so that a
@@ -16,12 +16,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+import psutil
 import uvloop
 
 from benchmarks import _load as load
 from benchmarks._results import Results, met
 from benchmarks._scraper import ACCEPT
-from benchmarks._servers import Child, line, module, ratchet, tell
+from benchmarks._servers import Child, ask, line, module, ratchet, tell
 from experiments.facts import Call
 from experiments.quantities import DOLLAR, SECOND
 from monitoring.domain import Survey
@@ -53,7 +54,7 @@ def main() -> None:
     """Run everything and print one JSON object per measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement")
-    parser.add_argument("--rounds", type=int, default=10, help="measurements with and without scrapes")
+    parser.add_argument("--rounds", type=int, default=15, help="measurements with and without scrapes")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     options = parser.parse_args()
     results = Results("scrape")
@@ -63,8 +64,10 @@ def main() -> None:
         config = folder / "ratchet.yaml"
         programs = (_PROGRAM.format(number=number, port=port) for number in range(PROGRAMS))
         config.write_text("programs:" + "".join(programs))
-        with ratchet(config, folder / "data", f"sqlite:///{folder}/data/ratchet.db") as (_, served):
+        with ratchet(config, folder / "data", f"sqlite:///{folder}/data/ratchet.db") as (server, served):
             _populate(served)
+            with module("_scraper", str(served), "0") as scraper:
+                processor(results, psutil.Process(server.pid), scraper)
             with module("_scraper", str(served), str(EVERY)) as scraper:
                 for delay, clients in ((0.05, 32), (0.0, 8)):
                     uvloop.run(_set_delay(port, delay))

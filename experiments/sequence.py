@@ -1,10 +1,10 @@
 """How strong the evidence of each experiment in an endless series must be, so that few promotions are false.
 
 The t-th experiment promotes when E ≥ 1/α_t. With R promotions before it, e-LOND (Xu & Ramdas 2024, *Online multiple
-testing with e-values*) grants α_t = α · γ_t · (R + 1), where Σ γ_t = 1. Its closure grants as much or more (the closure
-principle of Xu et al. 2025, *Bringing closure to false discovery rate control*; for series 2603.24792). With e_i = 1/α_i
-for an experiment i that promoted and 0 for any other, which is no more than its e-value was, and with γ counted within
-each set, α_t is the greatest level at which
+testing with e-values*) grants α_t = α · γ_t · (R + 1), where Σ γ_t = 1. Its closure grants as much or more (principle:
+Xu et al. 2025, *Bringing closure to false discovery rate control*; for series: 2603.24792). With e_i = 1/α_i for an
+experiment i that promoted and 0 for any other, which is no more than its e-value was, and with γ counted within each
+set, α_t is the greatest level at which
 
     Σ_k γ_k e_(S,k) ≥ (promotions in S) / (α · (R + 1))    for every set S = {S,1 < S,2 < ... < t} that ends in t,
 

@@ -90,7 +90,7 @@ class Compilation:
         stop = self.spending.stopped
         self.spending.resume()
         if search.best is None or self.spending.stopped is not None:
-            outcome = stop.kind if stop else "no-candidate"
+            outcome = "no-candidate" if stop is None or stop.kind == "enough" else stop.kind
             return self._ended(outcome, stop.reason if stop else _nothing_better(search), search)
         return self._with_candidate(search, student, stop)
 
@@ -230,7 +230,8 @@ def _check(job: Job) -> None:
 
 
 def _nothing_better(search: Search) -> str:
-    return search.ended or f"nothing scores better than the champion's {search.baseline:.3f} on the valset"
+    nothing = f"nothing scores better than the champion's {search.baseline:.3f} on the valset"
+    return f"{nothing}; {search.ended}" if search.ended else nothing
 
 
 def _engines(lm: Lm) -> tuple[Any, Any]:

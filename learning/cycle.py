@@ -1,9 +1,10 @@
 """When to recompile: from the facts about a program to one of three answers, each with a reason for people.
 
-What asks for a run is an operator, a drift alarm that no run has answered yet, or the schedule, in this order. What may
-stand in its way depends on who asks (the learning page has the table): a run under way, an experiment and the month's
-budget stop everybody; an operator is not bound by freezing, suspended labels, cool-down or a minimum of fresh labels; a
-holdback, which the next experiment would end, only keeps a scheduled run waiting.
+What asks for a run is an operator, a drift alarm that no run has answered yet or answered in vain, or the schedule, in
+this order. One candidate in a few is no good, so a fall that lasts is answered again, each time after twice the rest.
+What may stand in its way depends on who asks (the learning page has the table): a run under way, an experiment and the
+month's budget stop everybody; an operator is not bound by freezing, suspended labels, cool-down or a minimum of fresh
+labels; a holdback, which the next experiment would end, only keeps a scheduled run waiting.
 """
 
 from collections.abc import Iterator
@@ -15,16 +16,27 @@ from experiments.quantities import SECOND, dollars, duration
 from learning.compiling import Reason
 from learning.definitions import LearningOptions
 
+MOST_COOLDOWNS = 8
+"""The longest rest between two answers to one alarm."""
+
 
 class Alarm(msgspec.Struct, frozen=True, kw_only=True):
-    """A latched alarm of the champion's score: when it rose, and when the change is taken to have happened.
+    """An alarm of the champion's score: when it rose, and when the change is taken to have happened.
 
-    `answer` is the run that answered it, however that ended: one alarm asks for one run.
+    `answer` is the latest run that answered it and `tries` how many did. `lasting`: they have ended without a
+    promotion, and the score is still below what it was held to before.
     """
 
     at: int
     since: int
     answer: str | None = None
+    tries: int = 0
+    lasting: bool = False
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for a run."""
+        return self.answer is None or self.lasting
 
 
 class Situation(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +115,9 @@ def _trigger(situation: Situation, options: LearningOptions) -> tuple[Reason | N
     if situation.requested:
         return "operator", "asked for by an operator"
     if alarm is not None and "drift" in options.on:
-        return "drift", f"drift alarm of {_moment(alarm.at)}"
+        again = f", still unanswered after {alarm.tries} runs" if alarm.tries > 1 else ""
+        again = f", which run {alarm.answer} did not answer" if alarm.tries == 1 else again
+        return "drift", f"drift alarm of {_moment(alarm.at)}{again}"
     if situation.due is not None and "schedule" in options.on:
         return "schedule", f"scheduled for {_moment(situation.due)}"
     if alarm is not None:
@@ -123,7 +137,7 @@ def _nothing_due(situation: Situation, options: LearningOptions) -> Iterator[str
 
 def _open_alarm(situation: Situation) -> Alarm | None:
     alarm = situation.alarm
-    return alarm if alarm is not None and alarm.answer is None else None
+    return alarm if alarm is not None and alarm.asks else None
 
 
 def _in_the_way(trigger: Reason, situation: Situation, options: LearningOptions, now: int) -> Iterator[Wait]:
@@ -147,19 +161,27 @@ def _about_automatic_runs(situation: Situation, options: LearningOptions, now: i
     if situation.frozen:
         yield Wait(reason="every automatic act is frozen, until `ratchet unfreeze`")
     if situation.labels_shifted is not None:
-        yield Wait(
-            reason="another share of predictions gets labels than before, so they may not speak for all: see to the "
-            f"alarm of {_moment(situation.labels_shifted)} first"
-        )
+        settled = situation.labels_shifted + duration(options.cooldown)
+        if now < settled:
+            yield Wait(
+                reason="another share of predictions gets labels than before, so they may not speak for all: it is "
+                f"left to people, who have the alarm of {_moment(situation.labels_shifted)}, until {_moment(settled)}",
+                until=settled,
+            )
+    alarm = _open_alarm(situation)
     if situation.last_finished is not None:
-        rested = situation.last_finished + duration(options.cooldown)
+        rested = situation.last_finished + duration(options.cooldown) * _patience(alarm)
         if now < rested:
             yield Wait(reason=f"cool-down after the last run, until {_moment(rested)}", until=rested)
-    alarm = _open_alarm(situation)
     have = situation.labels_since_change if alarm else situation.labels_since_run
     if have < options.min_fresh_labels:
         since = f"the change on {_moment(alarm.since)}" if alarm else "the last run"
         yield Wait(reason=f"{have} of {options.min_fresh_labels} fresh labels since {since}")
+
+
+def _patience(alarm: Alarm | None) -> int:
+    """How many cool-downs to rest: what several runs have not mended may be beyond mending."""
+    return min(2 ** max(0, alarm.tries - 1), MOST_COOLDOWNS) if alarm else 1
 
 
 def _left(situation: Situation, options: LearningOptions) -> int | None:

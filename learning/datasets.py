@@ -46,12 +46,14 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 class _Row(msgspec.Struct, frozen=True):
     """An example, its label in the form in which two are the same to the goal, and the side it is on.
 
-    Once the classes are known, `answer` is the class: the same, or nothing where labels are free text.
+    Once the classes are known, `answer` is the class: the same, or nothing where labels are free text. Rows of one
+    `kind` are near-duplicates.
     """
 
     example: Example
     answer: str
     sealed: bool
+    kind: int
 
     @property
     def id(self) -> str:
@@ -78,11 +80,13 @@ def build(
     labelled = [example for example in current if goal.field in example.label]
     left_out[quality.BEFORE_CHANGE] = len(given) - len(current)
     left_out[quality.NO_LABEL] = len(current) - len(labelled)
-    rows = [_Row(example, _answer(goal, example), sealed(program, example.unit_hash)) for example in labelled]
+    rows = [
+        _Row(example, _answer(goal, example), sealed(program, example.unit_hash), kind)
+        for example, kind in zip(labelled, groups([example.input for example in labelled]), strict=True)
+    ]
     rows, contradictions = _settled(rows, left_out, exclusive=goal.kind != "token_f1")
-    kinds = dict(zip((row.id for row in rows), groups([row.example.input for row in rows]), strict=True))
-    rows, near_duplicates = _thinned(rows, kinds, left_out)
-    parts = _divided(_classed(_heard(rows)), kinds, limits)
+    rows, near_duplicates = _thinned(rows, left_out)
+    parts = _divided(_classed(_heard(rows)), limits)
     left_out[quality.BEYOND_LIMIT] = len(rows) - sum(map(len, parts.values()))
     report = quality.report(
         considered=len(given),
@@ -108,18 +112,23 @@ def _answer(goal: Metric, example: Example) -> str:
 def _settled(rows: list[_Row], left_out: Counter[str], *, exclusive: bool) -> tuple[list[_Row], list[tuple[str, ...]]]:
     """One row for every input, and the ids of those that contradict each other. A tie loses all of them.
 
-    Unless labels are `exclusive`, two wordings do not contradict each other, and the newest stands.
+    Unless labels are `exclusive`, two wordings do not contradict each other, and the newest stands. What a sealed unit
+    said too has a vote on the label of the holdout, and is not learned from.
     """
     by_input = defaultdict[bytes, list[_Row]](list)
     for row in rows:
         by_input[msgspec.json.encode(row.example.input, order="sorted")].append(row)
+    closed = {row.kind for row in rows if row.sealed}
     kept, contradictions = [], []
     for same in by_input.values():
         winners = _majority(same) if exclusive else same
         if len(winners) < len(same):
             contradictions.append(tuple(row.id for row in same))
             left_out[quality.CONTRADICTED if winners else quality.UNDECIDED] += len(same) - len(winners)
-        kept += _one_of(winners, left_out, quality.DUPLICATE)
+        usable = [row for row in winners if row.sealed or row.kind not in closed]
+        left_out[quality.ALSO_SEALED] += len(winners) - len(usable)
+        left_out[quality.DUPLICATE] += len(usable[1:])
+        kept += usable[:1]
     return _newest_first(kept), contradictions
 
 
@@ -131,35 +140,14 @@ def _majority(same: list[_Row]) -> list[_Row]:
     return [row for row in same if row.answer == votes[0][0]]
 
 
-def _thinned(
-    rows: list[_Row], kinds: dict[str, int], left_out: Counter[str]
-) -> tuple[list[_Row], list[tuple[str, ...]]]:
-    """One row for every answer within a group of near-duplicates, and the ids of each group."""
-    alike = defaultdict[int, list[_Row]](list)
+def _thinned(rows: list[_Row], left_out: Counter[str]) -> tuple[list[_Row], list[tuple[str, ...]]]:
+    """The newest row for every answer among near-duplicates, and the ids of each group of these."""
+    alike, newest = defaultdict[int, list[str]](list), dict[tuple[int, str], _Row]()
     for row in rows:
-        alike[kinds[row.id]].append(row)
-    kept = []
-    for group in alike.values():
-        by_answer = defaultdict[str, list[_Row]](list)
-        for row in _one_side(group, left_out):
-            by_answer[row.answer].append(row)
-        for same in by_answer.values():
-            kept += _one_of(same, left_out, quality.NEAR_DUPLICATE)
-    return _newest_first(kept), [tuple(row.id for row in group) for group in alike.values() if len(group) > 1]
-
-
-def _one_of(rows: list[_Row], left_out: Counter[str], reason: str) -> list[_Row]:
-    """The newest of them; where any is sealed, the newest sealed one."""
-    candidates = _one_side(rows, left_out)
-    left_out[reason] += max(0, len(candidates) - 1)
-    return candidates[:1]
-
-
-def _one_side(rows: list[_Row], left_out: Counter[str]) -> list[_Row]:
-    """All of them, or the sealed ones where there are any: what the holdout asks is not to be learned elsewhere."""
-    inside = [row for row in rows if row.sealed]
-    left_out[quality.ALSO_SEALED] += len(rows) - len(inside) if inside else 0
-    return inside or rows
+        alike[row.kind].append(row.id)
+        newest.setdefault((row.kind, row.answer), row)
+    left_out[quality.NEAR_DUPLICATE] = len(rows) - len(newest)
+    return list(newest.values()), [tuple(ids) for ids in alike.values() if len(ids) > 1]
 
 
 def _heard(rows: list[_Row]) -> list[_Row]:
@@ -179,9 +167,9 @@ def _classed(rows: list[_Row]) -> list[_Row]:
     return [msgspec.structs.replace(row, answer="") for row in rows]
 
 
-def _divided(rows: list[_Row], kinds: dict[str, int], sizes: Sizes) -> dict[str, list[_Row]]:
+def _divided(rows: list[_Row], sizes: Sizes) -> dict[str, list[_Row]]:
     usable = _newest([row for row in rows if not row.sealed], sizes.train + sizes.val)
-    val = _newest_apart(usable, kinds, min(sizes.val, round(VAL_SHARE * len(usable))))
+    val = _newest_apart(usable, min(sizes.val, round(VAL_SHARE * len(usable))))
     chosen = {row.id for row in val}
     train = _newest([row for row in usable if row.id not in chosen], sizes.train)
     return {"train": train, "val": val, "holdout": _newest([row for row in rows if row.sealed], sizes.holdout)}
@@ -197,10 +185,10 @@ def _newest(rows: list[_Row], most: int) -> list[_Row]:
     return chosen
 
 
-def _newest_apart(rows: list[_Row], kinds: dict[str, int], most: int) -> list[_Row]:
+def _newest_apart(rows: list[_Row], most: int) -> list[_Row]:
     """About so many of the newest, by class, without a unit or a near-duplicate of those that remain."""
     quotas, chosen = _quotas(rows, most), list[_Row]()
-    for together in _inseparable(rows, kinds):
+    for together in _inseparable(rows):
         wanted = Counter(row.answer for row in together)
         if wanted <= quotas:
             quotas -= wanted
@@ -208,11 +196,11 @@ def _newest_apart(rows: list[_Row], kinds: dict[str, int], most: int) -> list[_R
     return chosen
 
 
-def _inseparable(rows: list[_Row], kinds: dict[str, int]) -> Iterable[list[_Row]]:
+def _inseparable(rows: list[_Row]) -> Iterable[list[_Row]]:
     """The rows in groups that share neither a unit nor a near-duplicate, the group of the newest first."""
     union, seen = Union(len(rows)), dict[str | int, int]()
     for at, row in enumerate(rows):
-        for tie in (row.example.unit_hash, kinds[row.id]):
+        for tie in (row.example.unit_hash, row.kind):
             union.join(at, seen.setdefault(tie, at))
     together = defaultdict[int, list[_Row]](list)
     for at, row in enumerate(rows):

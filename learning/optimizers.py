@@ -75,9 +75,7 @@ class _Watcher:
         search, used = self._search, self._search.telling.progress.metric_calls
         if search.spending.stopped is not None:
             return True
-        if search.baseline is not None and search.baseline >= 1:
-            search.ended = "the champion makes no mistake on the valset: there is nothing to improve"
-        elif self._fruitless >= PATIENCE:
+        if self._fruitless >= PATIENCE:
             search.ended = f"the reflection LM wrote nothing new in {PATIENCE} iterations"
         elif self._perfect >= self._saturated:
             search.ended = f"no mistake was made in {self._perfect} minibatches: there is nothing to learn from"

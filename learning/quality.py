@@ -7,8 +7,8 @@ import msgspec
 
 from learning.compiling import Example
 
-MOST_SAMPLES = 20
-"""How many contradictions and groups of near-duplicates a report names."""
+MOST_SAMPLES, MOST_NAMED = 20, 10
+"""How many contradictions and groups of near-duplicates a report names, and how many predictions of each."""
 FEW_UNITS = 20
 FEW_OF_A_CLASS = 5
 LOW_COVERAGE = 0.5
@@ -78,15 +78,19 @@ def report(  # noqa: PLR0913  # all that is known of a dataset
         left_out={reason: count for reason, count in left_out.items() if count},
         parts={name: _part(examples, classes[name]) for name, examples in parts.items()},
         contradictory_inputs=len(contradictions),
-        contradictions=tuple(contradictions[:MOST_SAMPLES]),
+        contradictions=_samples(contradictions),
         near_duplicate_groups=len(near_duplicates),
-        near_duplicates=tuple(near_duplicates[:MOST_SAMPLES]),
+        near_duplicates=_samples(near_duplicates),
         coverage=coverage,
         since=since,
         first_at=min(moments, default=None),
         last_at=max(moments, default=None),
     )
     return msgspec.structs.replace(facts, warnings=_warnings(facts), refusal=_refusal(facts, least))
+
+
+def _samples(groups: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(group[:MOST_NAMED] for group in groups[:MOST_SAMPLES])
 
 
 def _part(examples: Sequence[Example], classes: Sequence[str]) -> Part:

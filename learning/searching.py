@@ -13,7 +13,7 @@ import dspy
 import msgspec
 from dspy.utils.exceptions import AdapterParseError
 
-from experiments.errors import LmError
+from experiments.errors import Invalid, LmError
 from learning.compiling import Example, Job
 from learning.programs import Blueprint, Program, check_input, check_label
 from learning.running import shown
@@ -171,7 +171,10 @@ class Search:
         return float(self.scored(gold, pred).score)
 
     def seeded(self, mean: float) -> bool:
-        """The champion's mean score on the valset; False, and the run is void, where too many calls failed."""
+        """The champion's mean score on the valset; False, and the run is stopped, where it cannot be improved on.
+
+        So it is where too many calls failed to tell what it is worth, and where it makes no mistake.
+        """
         failed, limit = self.spending.failed["student"], SEED_TOLERATED * len(self.val) * len(self.job.champion.state)
         if failed > limit and self.spending.stopped is None:
             self.spending.stop("void", f"{failed} calls failed while the champion was scored: {self.spending.fault}")
@@ -180,14 +183,21 @@ class Search:
         self.baseline = mean
         self.telling.now(best_score=mean)
         self.telling.tell("baseline", f"the champion scores {mean:.3f} on {len(self.val)} examples")
-        return True
+        if mean >= 1:
+            self.spending.stop("enough", "the champion makes no mistake on the valset: there is nothing to improve")
+        return mean < 1
 
     def found(self, parts: dict[str, Any], mean: float) -> None:
         """The score on the whole valset of the champion with other `parts` (predictors as DSPy saves them)."""
         if self.spending.stopped is not None:
             return
-        if self.baseline is not None and mean > (self.best.score if self.best else self.baseline):
+        if self.baseline is None or mean <= (self.best.score if self.best else self.baseline):
+            return
+        try:
             self.best = Found(self.state_with(parts), mean)
+        except Invalid as fault:
+            self.telling.tell("rejected", f"what scores {mean:.3f} on the valset cannot be kept: {fault.detail:.500}")
+        else:
             self.telling.now(best_score=mean)
 
     def state_with(self, parts: dict[str, Any]) -> State:

@@ -25,11 +25,11 @@ IN_A_ROW: dict[Role, int] = {"student": 8, "reflection": 3}
 _PATIENCE = 0.5
 """Seconds after which a waiting call looks at the clock again."""
 
-StopKind = Literal["budget", "void", "cancelled", "broken"]
+StopKind = Literal["budget", "enough", "void", "cancelled", "broken"]
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Why no further call is made. `broken`: this machine failed."""
+    """Why no further call is made. `enough`: there is nothing to find; `broken`: this machine failed."""
 
     kind: StopKind
     reason: str
@@ -90,7 +90,7 @@ class Spending:
         """The optimizer has ended: what was kept back may be used now, unless the run as a whole has failed."""
         with self._changed:
             self.kept_back = self.kept_time = 0
-            if self._stop is not None and self._stop.kind == "budget":
+            if self._stop is not None and self._stop.kind in ("budget", "enough"):
                 self._stop = None
 
     def admits(self, most: int) -> bool | None:

@@ -1,6 +1,7 @@
 """What a run tells while it goes on: events as JSON lines, each told once however often the run is taken up again."""
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ class Telling:
         self.progress = progress
         self._spending = spending
         self._clock = clock
+        self._lock = threading.Lock()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
@@ -47,8 +49,9 @@ class Telling:
             self._spending.stop("broken", f"events cannot be written: {error}")
 
     def now(self, **changes: Any) -> None:
-        """The run is further now; see `Progress`."""
-        self.progress = msgspec.structs.replace(self.progress, **changes)
+        """The run is further now; see `Progress`. May be called from any thread."""
+        with self._lock:
+            self.progress = msgspec.structs.replace(self.progress, **changes)
 
 
 def _gist(event: Event) -> tuple[object, ...]:

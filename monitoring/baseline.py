@@ -16,7 +16,7 @@ import math
 
 import msgspec
 
-from monitoring.design import RANGE, Design
+from monitoring.design import FLOOR, Design
 
 GROWTH = 1.2
 """The null is looked at anew whenever the outcomes have become this many times as many."""
@@ -53,11 +53,11 @@ class Baseline(msgspec.Struct, frozen=True):
             return msgspec.structs.replace(self, review_at=design.min_outcomes)
         p = self.s / self.n
         certain = wilson_lower(p, self.n, design.z * math.sqrt(self.design_effect(design.block)))
-        null = min(p - design.tolerated, certain, RANGE[1])
+        null = min(p - design.tolerated, certain, design.ceiling)
         if self.null is not None:
             null = max(null, self.null)
         review_at = math.ceil(self.n * GROWTH)
-        return msgspec.structs.replace(self, null=null if null >= RANGE[0] else None, review_at=review_at)
+        return msgspec.structs.replace(self, null=null if null >= FLOOR else None, review_at=review_at)
 
     def design_effect(self, block: int) -> float:
         """How many times wider than for independent outcomes the variance is, by the blocks' means; at least 1."""

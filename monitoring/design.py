@@ -8,8 +8,10 @@ import msgspec
 
 Profile = Literal["default", "sensitive"]
 
-RANGE = (0.02, 0.98)
-"""Nulls lie in here. An arm that cannot be held to the lower end has nothing to lose: no bet is made on it."""
+FLOOR = 0.02
+"""The lowest null. An arm that cannot be held to it has nothing to lose: no bet is made on it."""
+CEILING = 0.98
+"""The highest null, where a design does not say otherwise."""
 _BOLDEST = 0.9
 """The most that a bet may lose on one block."""
 
@@ -19,7 +21,8 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
 
     `run_length` is A, the outcomes between two false alarms; `block` is B, so many that blocks are independent;
     `tolerated` is the fall that may go unnoticed, `least` the smallest that is bet on; `z` says how certain a baseline
-    must be, and `min_outcomes` on how much it must rest. A `known` null is not learned, and never moves.
+    must be, and `min_outcomes` on how much it must rest. A null is at most `ceiling`; a `known` one is not learned, and
+    never moves.
     """
 
     run_length: float
@@ -29,6 +32,7 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     least: float = 0.03
     bets: int = 12
     min_outcomes: int = 300
+    ceiling: float = CEILING
     known: float | None = None
 
     def __post_init__(self) -> None:
@@ -38,8 +42,10 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("bets is at least 2 and min_outcomes at least 1")
         if not (0 <= self.tolerated < 1 and 0 < self.least < 1 and 0 <= self.z < math.inf):
             raise ValueError("tolerated lies in [0, 1), least in (0, 1), and z is at least 0")
-        if self.known is not None and not RANGE[0] <= self.known <= RANGE[1]:
-            raise ValueError(f"known: {self.known!r} is not between {RANGE[0]} and {RANGE[1]}")
+        if not FLOOR < self.ceiling < 1:
+            raise ValueError(f"ceiling: {self.ceiling!r} is not above {FLOOR} and below 1")
+        if self.known is not None and not FLOOR <= self.known <= self.ceiling:
+            raise ValueError(f"known: {self.known!r} is not between {FLOOR} and {self.ceiling}")
 
     @property
     def threshold(self) -> float:

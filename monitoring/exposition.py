@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-from prometheus_client import Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.samples import Exemplar
@@ -19,8 +18,10 @@ from prometheus_client.utils import floatToGoString
 
 from monitoring.families import Family
 
-_number = lru_cache(maxsize=4096)(floatToGoString)
-"""Most values are small whole numbers, and most of those are 0."""
+
+@lru_cache(maxsize=4096)  # most values are small whole numbers, and most of those are 0
+def _number(value: float) -> str:
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]  # prometheus_client leaves it unannotated
 
 
 class Exposition(msgspec.Struct, frozen=True):
@@ -51,16 +52,19 @@ class Writer:
         for labels, series in _series(made, family):
             begun = now[labels] = before.get(labels) or _begun(family, labels)
             values = (
-                _of_histogram(series, open_=open_) if isinstance(series, Histogram) else [_number(series._value.get())]
+                _of_histogram(series, open_=open_) if family.kind == "histogram" else [_number(series._value.get())]
             )
             for beginning, value in zip(begun, values, strict=True):
                 yield f"{beginning} {value}\n"
         self._begun[family.name] = now
 
 
-def _series(made: MetricWrapperBase, family: Family) -> list[tuple[tuple[str, ...], MetricWrapperBase]]:
-    """Every series by its label values."""
-    return list(made._metrics.items()) if family.labels else [((), made)]
+def _series(made: Any, family: Family) -> list[tuple[tuple[str, ...], Any]]:
+    """Every series by its label values; predictions go on meanwhile, and may add some."""
+    if not family.labels:
+        return [((), made)]
+    with made._lock:
+        return list(made._metrics.items())
 
 
 def _begun(family: Family, labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -68,7 +72,7 @@ def _begun(family: Family, labels: tuple[str, ...]) -> tuple[str, ...]:
     own = dict(zip(family.labels, labels, strict=True))
     if family.kind != "histogram":
         return (_line(family.name, own),)
-    bounds = [*(floatToGoString(bound) for bound in family.buckets), "+Inf"]
+    bounds = [*(_number(bound) for bound in family.buckets), "+Inf"]
     buckets = [_line(f"{family.name}_bucket", {**own, "le": bound}) for bound in bounds]
     return (*buckets, _line(f"{family.name}_count", own), _line(f"{family.name}_sum", own))
 
@@ -78,11 +82,7 @@ def _line(name: str, labels: Mapping[str, str]) -> str:
     return f"{name}{{{told}}}" if told else name
 
 
-def _of_number(series: Any) -> Iterable[str]:
-    yield _number(series._value.get())
-
-
-def _of_histogram(series: Histogram, *, open_: bool) -> Iterable[str]:
+def _of_histogram(series: Any, *, open_: bool) -> Iterable[str]:
     """The values of its lines: counts up to each bound, all of them, their sum."""
     count = 0.0
     for bucket in series._buckets:

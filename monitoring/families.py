@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.metrics import MetricWrapperBase
 
 from experiments.experiment import By, Verdict
-from experiments.facts import OutcomeStatus
+from experiments.facts import OutcomeStatus, Status
 
 # A `_created` series beside every counter would double their number and tell nothing.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it unannotated
@@ -45,7 +45,7 @@ LABELS = {
     "signal": Label("what is watched for drift, such as `score`"),
     "job": Label("a scheduled job; Prometheus shows it as `exported_job`"),
     "version": Label("the installed version"),
-    "status": Label("how it ended", get_args(OutcomeStatus)),
+    "status": Label("how a prediction ended, or what became of an outcome", get_args(Status) + get_args(OutcomeStatus)),
     "type": Label("which way the tokens went", get_args(Direction)),
     "bound": Label("the estimate, or an end of its confidence sequence", get_args(Bound)),
     "side": Label("what the evidence is for", get_args(Side)),

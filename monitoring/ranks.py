@@ -14,13 +14,13 @@ from functools import cached_property
 import msgspec
 
 from monitoring.arms import Arm, known_by
-from monitoring.design import Design
+from monitoring.design import FLOOR, Design
 
 REFERENCE = 2000
 """Values in a full reference."""
 TAIL = 0.99
-TOLERATED_TAIL = 0.005
-"""The share by which more values than before may be beyond the quantile: half as many again."""
+TOLERATED_TAIL = 0.0025
+"""The share by which more values than before may be beyond the quantile: a quarter as many again."""
 LEAST_TAIL = 0.003
 
 
@@ -83,10 +83,11 @@ def rank_design(base: Design, tolerated: float) -> Design:
 
     One by one: a bet that could lose all on a score of 1 is too small to make the most of a block's mean.
     """
-    null = 0.5 - tolerated - 2 * math.sqrt(1 / (12 * REFERENCE))
+    null = max(FLOOR, 0.5 - tolerated - 2 * math.sqrt(1 / (12 * REFERENCE)))
     return msgspec.structs.replace(base, known=null, tolerated=tolerated, min_outcomes=1, block=1, bets=8)
 
 
 def tail_design(base: Design) -> Design:
     """How the tail is watched: an arm begins as `known_by` its reference."""
-    return msgspec.structs.replace(base, tolerated=TOLERATED_TAIL, least=LEAST_TAIL)
+    ceiling = 1 - TOLERATED_TAIL
+    return msgspec.structs.replace(base, tolerated=TOLERATED_TAIL, least=LEAST_TAIL, ceiling=ceiling)

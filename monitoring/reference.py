@@ -16,7 +16,7 @@ ids as exemplars of `ratchet_prediction_duration_seconds`, where the scraper ask
 
 **Several processes**: scrape each of them. Sum what counts events. What is marked *leader* is read from the database
 and shown by the one process that leads, so `max` and `sum` over processes are both right; after a change of leader the
-new one shows it within a tick, and what takes a survey of the last day within six.
+new one shows it within a tick, and what takes a survey of the last day within a minute.
 
 ## Families
 
@@ -33,7 +33,9 @@ new one shows it within a tick, and what takes a survey of the last day within s
 ## How many series
 
 Series follow the variants on traffic, not those ever made: what is counted for the others is under one label, and their
-own series go with them. A process shows at most the numbers below; with {sizes} that makes {total:,} on the leader.
+own series go with them. A process shows at most the numbers below.
+
+With {sizes} that is {total:,} on the leader.
 
 | family | series |
 |---|---|

@@ -31,6 +31,7 @@ BUILDING = 0.7
 LEAST_RUN_LENGTH = 1e4
 """Outcomes between two false alarms that no program is promised less than."""
 TOLERATED_ERRORS = 0.01
+"""The share of predictions that may fail beyond what always did, as the error guardrail of experiments has it."""
 MOST_ARMS = 8
 """Beyond these the arm that has been silent longest, the champion aside, is forgotten."""
 _MEASURES: dict[Signal, Measure] = {
@@ -159,7 +160,9 @@ def designs(policy: Policy) -> dict[Signal, Design]:
     every = _base(policy, policy.predictions_per_day or policy.outcomes_per_day)
     share = msgspec.structs.replace(every, run_length=2 * every.run_length)  # two sides, each half as often wrong
     rank, tail = ranks.rank_design(every, policy.tolerated_drop), ranks.tail_design(every)
-    errors = msgspec.structs.replace(every, tolerated=TOLERATED_ERRORS, least=TOLERATED_ERRORS)
+    errors = msgspec.structs.replace(
+        every, tolerated=TOLERATED_ERRORS, least=TOLERATED_ERRORS, ceiling=1 - TOLERATED_ERRORS
+    )
     return {
         "score": score,
         "label_share": share,

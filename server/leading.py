@@ -47,6 +47,8 @@ class Leadership:
             self._until = asked + self._ttl / SECOND
         except (RatchetError, TimeoutError) as error:
             self._ratchet.log.warning("lease_not_renewed", detail=str(error) or "the database did not answer in time")
+        except Exception:
+            self._ratchet.log.exception("lease_not_looked_at")
         self._tell()
         if self._lease != before:
             event = "leadership_taken" if self._lease else "leadership_lost"

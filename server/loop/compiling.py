@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from experiments.errors import Invalid, NotFound, RatchetError, Stale, Unavailable
+from experiments.errors import Conflict, Invalid, NotFound, RatchetError, Stale, Unavailable
 from experiments.quantities import SECOND
 from learning.compiling import CompileRun, Job, Result, RunState
 from learning.gate import judge
@@ -41,8 +41,6 @@ from server.store.compiles import (
 
 ATTEMPTS = 3
 """How often a child is started for one run, at most."""
-LEASE = 30 * SECOND
-"""How long a runner may be silent before another takes its run over, in µs of database time."""
 _LOOK_EVERY = 1.0
 """Seconds between looks for a run to work on."""
 _FOLLOW_EVERY = 0.5
@@ -54,11 +52,14 @@ _GRACE = 60.0
 
 
 @asynccontextmanager
-async def compiling(ratchet: Ratchet, *, lease: int = LEASE) -> AsyncIterator[None]:
-    """Work off compile runs until the end of the block. The child under way is then stopped; its run goes on later."""
+async def compiling(ratchet: Ratchet) -> AsyncIterator[None]:
+    """Work off compile runs until the end of the block. The child under way is then stopped; its run goes on later.
+
+    A runner that is silent for longer than the settings' lease loses its run to another.
+    """
     if ratchet.settings.embedded:
         await ratchet.store.write(release_runs)
-    task = asyncio.create_task(_work(ratchet, lease))
+    task = asyncio.create_task(_work(ratchet))
     try:
         yield
     finally:
@@ -66,14 +67,14 @@ async def compiling(ratchet: Ratchet, *, lease: int = LEASE) -> AsyncIterator[No
         await asyncio.wait([task])
 
 
-async def _work(ratchet: Ratchet, lease: int) -> None:
+async def _work(ratchet: Ratchet) -> None:
     holder, lost = new_id(), False
     await _sweep(ratchet)
     while True:
         try:
             claim = None
             if await ratchet.store.read(free_run):
-                claim = await ratchet.store.write(claim_run, holder, lease, ratchet.now())
+                claim = await ratchet.store.write(claim_run, holder, ratchet.settings.lease, ratchet.now())
             lost = False
         except Unavailable:  # told once by whoever follows the database
             claim = None
@@ -85,7 +86,7 @@ async def _work(ratchet: Ratchet, lease: int) -> None:
         if claim is None:
             await asyncio.sleep(_LOOK_EVERY)
         else:
-            await carry_out(ratchet, claim, lease)
+            await carry_out(ratchet, claim)
 
 
 async def _sweep(ratchet: Ratchet) -> None:
@@ -100,13 +101,13 @@ async def _sweep(ratchet: Ratchet) -> None:
         ratchet.log.warning("run_directories_not_swept", detail=str(error))
 
 
-async def carry_out(ratchet: Ratchet, claim: Claim, lease: int = LEASE) -> None:
+async def carry_out(ratchet: Ratchet, claim: Claim) -> None:
     """One attempt at a run, to whatever end; nothing is raised but the end of this process."""
     compile_id, program = claim.run.compile_id, claim.run.program
     log = ratchet.log.bind(compile_id=compile_id, program=program, attempt=claim.run.attempt)
     log.info("compile_claimed", optimizer=claim.run.optimizer, reason=claim.run.reason)
     try:
-        ended = await _attempt(ratchet, claim, lease)
+        ended = await _attempt(ratchet, claim)
         await asyncio.to_thread(Directory(Path(ratchet.settings.data), compile_id).remove)
         log.info("compile_ended", state=ended.state, spent=ended.spent, variant=ended.variant, error=ended.error)
     except asyncio.CancelledError:  # this process ends, which is no fault of the run's
@@ -143,19 +144,28 @@ async def _let_go(ratchet: Ratchet, claim: Claim, *, after: int = 0, uncounted: 
         ratchet.log.warning("compile_not_released", compile_id=claim.run.compile_id, detail=error.detail)
 
 
-async def _attempt(ratchet: Ratchet, claim: Claim, lease: int) -> CompileRun:
+async def _attempt(ratchet: Ratchet, claim: Claim) -> CompileRun:
     """Raises: Stale, Unavailable; RatchetError or OSError when another attempt may succeed."""
     if claim.run.cancel_requested:
         return await _finished(ratchet, claim, claim.run, "cancelled")
     directory = Directory(Path(ratchet.settings.data), claim.run.compile_id)
-    claim, job = await _prepared(ratchet, claim, directory, lease)
+    try:
+        claim, job = await _prepared(ratchet, claim, directory)
+    except Stale:
+        raise
+    except (Conflict, Invalid, NotFound) as changed:  # since it was asked for
+        return await _finished(ratchet, claim, claim.run, "failed", changed.detail)
+    follower = _Follower(ratchet, claim, directory)
     result = await asyncio.to_thread(directory.result)
     if result is None or result.outcome == "cancelled":
         await asyncio.to_thread(directory.clear)
-        exit_code = await _followed(ratchet, claim, directory, job, lease)
+        exit_code = await _followed(directory, follower, job)
         result = await asyncio.to_thread(directory.result)
-        if result is None:
-            raise ChildDied(f"the compiling process ended with {exit_code}: {directory.last_words() or 'no word'}")
+    else:  # the child came to its end, and the server did before it could tell
+        exit_code = 0
+    cancelled = await follower.tell()
+    if result is None and not cancelled:
+        raise ChildDied(f"the compiling process ended with {exit_code}: {directory.last_words() or 'no word'}")
     return await _settled(ratchet, claim, job, result)
 
 
@@ -163,7 +173,7 @@ class ChildDied(RatchetError):
     """The compiling process ended without a result."""
 
 
-async def _prepared(ratchet: Ratchet, claim: Claim, directory: Directory, lease: int) -> tuple[Claim, Job]:
+async def _prepared(ratchet: Ratchet, claim: Claim, directory: Directory) -> tuple[Claim, Job]:
     """The job, as begun before or made now from what is known now; the claim then tells of its data."""
     stored = await ratchet.store.read(last_event_number, claim.run.compile_id)
     job = await asyncio.to_thread(directory.resumable, stored)
@@ -171,20 +181,18 @@ async def _prepared(ratchet: Ratchet, claim: Claim, directory: Directory, lease:
         return claim, job
     job, run = await job_of(ratchet, claim.run)
     await asyncio.to_thread(directory.prepare, job, stored)
-    run = await ratchet.store.write(renew_run, claim, lease, (), run)
+    run = await ratchet.store.write(renew_run, claim, ratchet.settings.lease, (), run)
     return replace(claim, run=run), job
 
 
-async def _followed(ratchet: Ratchet, claim: Claim, directory: Directory, job: Job, lease: int) -> int | None:
+async def _followed(directory: Directory, follower: "_Follower", job: Job) -> int | None:
     """Have the child do it, and tell of it as it goes; returns its exit code. It does not outlive this call."""
-    follower = _Follower(ratchet, claim, directory, lease)
     child = await asyncio.to_thread(Child.start, directory.path, os.environ)
     leash = _Leash(directory, child, time.monotonic() + job.budget.time / SECOND + _GRACE)
     try:
         while (exit_code := child.exit_code) is None:
             leash.pull(cancelled=await follower.tell(), now=time.monotonic())
             await asyncio.sleep(_FOLLOW_EVERY)
-        await follower.tell()
         return exit_code
     finally:
         await asyncio.to_thread(child.end)
@@ -193,11 +201,11 @@ async def _followed(ratchet: Ratchet, claim: Claim, directory: Directory, job: J
 class _Follower:
     """Tells the database what a child says, and hears from it whether the run was cancelled."""
 
-    def __init__(self, ratchet: Ratchet, claim: Claim, directory: Directory, lease: int) -> None:
+    def __init__(self, ratchet: Ratchet, claim: Claim, directory: Directory) -> None:
         self._ratchet = ratchet
         self._claim = claim
         self._directory = directory
-        self._lease = lease
+        self._lease = ratchet.settings.lease
         self._pending: list[NumberedEvent] = []
         self._renew_at = 0.0
         self._cancelled = False
@@ -239,9 +247,15 @@ class _Leash:
             self._steps, self._next = self._steps[1:], now + _PATIENCE
 
 
-async def _settled(ratchet: Ratchet, claim: Claim, job: Job, result: Result) -> CompileRun:
-    """What follows from the result. Raises: ChildDied when it says nothing about the run."""
+async def _settled(ratchet: Ratchet, claim: Claim, job: Job, result: Result | None) -> CompileRun:
+    """What follows from the result; there may be none of a run that was cancelled, however far it had come.
+
+    Raises: ChildDied when it says nothing about the run.
+    """
     present = await ratchet.store.read(compile_run, claim.run.compile_id)
+    if present.cancel_requested or result is None:
+        spent = present.spent if result is None else max(present.spent, result.spent)
+        return await _finished(ratchet, claim, replace(present, spent=spent), "cancelled")
     run = replace(
         present,
         spent=max(present.spent, result.spent),
@@ -252,8 +266,6 @@ async def _settled(ratchet: Ratchet, claim: Claim, job: Job, result: Result) -> 
             return await _judged(ratchet, claim, run, job, result)
         case "no-candidate":
             return await _finished(ratchet, claim, run, "rejected", result.reason)
-        case "cancelled" if run.cancel_requested:
-            return await _finished(ratchet, claim, run, "cancelled")
         case "cancelled":
             raise ChildDied(f"somebody told the compiling process to end: {result.reason}")
         case _:

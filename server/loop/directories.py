@@ -35,6 +35,7 @@ class Directory:
     def __init__(self, data: Path, compile_id: str) -> None:
         self.path = directories(data) / compile_id
         self._first = 0
+        self._stored = 0
         self._lines = 0
         self._offset = 0
 
@@ -43,6 +44,7 @@ class Directory:
 
         None when there is none, or when what is here is older than what is known.
         """
+        self._stored = stored
         try:
             job = msgspec.json.decode((self.path / "job.json").read_bytes(), type=Job)
             self._first = int((self.path / "first").read_bytes())
@@ -78,13 +80,18 @@ class Directory:
         (self.path / "cancel").touch()
 
     def events(self) -> list[NumberedEvent]:
-        """What happened since this was last asked; a line that cannot be read is passed over, and keeps its number."""
+        """What happened since this was last asked, and is not known yet.
+
+        A line that cannot be read is passed over, and keeps its number.
+        """
         found = []
         for line in self._complete_lines(self._offset):
             self._offset += len(line)
             self._lines += 1
+            if (number := self._first + self._lines) <= self._stored:
+                continue
             try:
-                found.append(NumberedEvent(self._first + self._lines, msgspec.json.decode(line, type=Event)))
+                found.append(NumberedEvent(number, msgspec.json.decode(line, type=Event)))
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue
         return found

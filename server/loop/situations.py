@@ -8,9 +8,9 @@ from learning.definitions import ProgramDefinition
 from learning.scoring import rescorable
 from server.schedules import latest_due, month_of, next_due
 from server.store import Connection
-from server.store.compiles import last_run, open_run, spent_since
+from server.store.compiles import last_run, open_run, runs_answering, spent_since
 from server.store.definitions import stored_program
-from server.store.drifts import AlarmRaised, open_alarms
+from server.store.drifts import AlarmRaised, alarms_of, kept_watch, open_alarms
 from server.store.examples import labels_since
 from server.store.experiments import live_experiment
 from server.store.routings import routing_in_force
@@ -29,6 +29,8 @@ def situation_of(
     routing = routing_in_force(conn, program)
     alarms = [alarm for alarm in open_alarms(conn, program) if routing and alarm.variant == routing.champion]
     alarm = next((_alarm(raised, last) for raised in reversed(alarms) if raised.signal == "score"), None)
+    if alarm is None and routing is not None:
+        alarm = _lasting(conn, program, routing.champion, last_ended)
     shifted = next((raised.raised_at for raised in reversed(alarms) if raised.signal == "label_share"), None)
     goal = definition.metrics[definition.goal] if definition.goal else None
     due, following = _times(conn, program, definition, last, now)
@@ -52,6 +54,23 @@ def situation_of(
 def _alarm(raised: AlarmRaised, last: CompileRun | None) -> Alarm:
     answer = last.compile_id if last is not None and last.created_at >= raised.noticed_at else None
     return Alarm(at=raised.raised_at, since=raised.change_point, answer=answer)
+
+
+def _lasting(conn: Connection, program: str, champion: str, last: CompileRun | None) -> Alarm | None:
+    """The alarm that was lived with, if the champion is still below what it was held to before."""
+    kept = kept_watch(conn, program)
+    if last is None or kept is None:
+        return None
+    readings = (one for one in kept.body.readings if (one.variant, one.signal) == (champion, "score"))
+    now = next(readings, None)
+    if now is None or now.floor is None or now.score is None or now.score >= now.floor:
+        return None
+    past = (raised for raised in alarms_of(conn, program) if (raised.variant, raised.signal) == (champion, "score"))
+    raised = next(past, None)
+    if raised is None:
+        return None
+    tries = runs_answering(conn, program, raised.raised_at)
+    return Alarm(at=raised.raised_at, since=raised.change_point, answer=last.compile_id, tries=tries, lasting=tries > 0)
 
 
 def _times(

@@ -89,6 +89,13 @@ def last_run(conn: sa.Connection, program: str, states: Collection[RunState] | N
     return None if body is None else decode(body, CompileRun)
 
 
+def runs_answering(conn: sa.Connection, program: str, alarm: int) -> int:
+    """How many runs of a program answered the alarm of that moment (µs)."""
+    c = compiles.c
+    bodies = conn.scalars(sa.select(c.body).where(c.program == program, c.created_at >= alarm))
+    return sum(decode(body, CompileRun).alarm == alarm for body in bodies)
+
+
 def runs_page(
     conn: sa.Connection,
     *,

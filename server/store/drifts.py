@@ -5,6 +5,7 @@ stretch meets the same rows.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
@@ -131,11 +132,16 @@ def kept_watch(conn: sa.Connection, program: str) -> KeptWatch | None:
 
 
 def watched_programs(conn: sa.Connection, program: str | None = None) -> dict[str, KeptWatch]:
-    """Every program's watch, or that of one, by name."""
+    """Every program's watch, or that of one, by name.
+
+    One that another version kept and this one cannot read is left out: it begins again, from the facts.
+    """
     query = sa.select(drifts) if program is None else sa.select(drifts).where(drifts.c.program == program)
-    return {
-        row.program: KeptWatch(row.version, decode(row.body, Watched), row.updated_at) for row in conn.execute(query)
-    }
+    found = {}
+    for row in conn.execute(query):
+        with suppress(msgspec.MsgspecError):
+            found[row.program] = KeptWatch(row.version, decode(row.body, Watched), row.updated_at)
+    return found
 
 
 def drift_statuses(conn: sa.Connection, program: str | None = None) -> dict[str, Status]:
@@ -146,6 +152,8 @@ def drift_statuses(conn: sa.Connection, program: str | None = None) -> dict[str,
 def keep_watch(conn: sa.Connection, program: str, body: Watched, at: int, *, before: KeptWatch | None) -> None:
     """Replace the watch that was `before` (None: there was none). Raises: Stale when another tick came first."""
     if before is None:
+        if program not in watched_programs(conn, program):  # there is none, or one that cannot be read
+            conn.execute(drifts.delete().where(drifts.c.program == program))
         done = insert_new(conn, drifts, program=program, version=1, body=encode(body), updated_at=at)
     else:
         here = (drifts.c.program == program) & (drifts.c.version == before.version)

@@ -21,14 +21,14 @@ from tests.servers import RunningServer
 def data(tmp_path: Path) -> Path:
     """A data directory with enough to learn from."""
     path = tmp_path / "data"
-
-    async def fill() -> None:
-        store = Store.open(f"sqlite:///{path / 'ratchet.db'}", migrating=True)
-        await labelled(store, 240)
-        await store.close()
-
-    asyncio.run(fill())
+    asyncio.run(_fill(f"sqlite:///{path / 'ratchet.db'}"))
     return path
+
+
+async def _fill(url: str) -> None:
+    store = Store.open(url, migrating=True)
+    await labelled(store, 240)
+    await store.close()
 
 
 @pytest.fixture
@@ -91,6 +91,29 @@ def test_a_run_goes_on_after_its_server_died_and_pays_at_most_for_what_was_under
         run = when(server, compile_id, ended)
     assert (run["state"], run["variant"]) == ("succeeded", "gepa-1")
     assert not (data / "compiles" / compile_id).exists()
+
+
+@pytest.mark.timeout(240)
+def test_another_worker_takes_over_the_run_of_one_that_died(tmp_path: Path, postgres_url: str, slow: Path) -> None:
+    """It has another disk: what was paid is counted, and what was found is found again."""
+    asyncio.run(_fill(postgres_url))
+    at = {"RATCHET_DATABASE_URL": postgres_url, "RATCHET_LEASE": "1500ms"}
+    with (
+        RunningServer(tmp_path / "s", verb="serve", config=slow, environment=at) as server,
+        RunningServer(tmp_path / "w1", verb="work", environment=at) as one,
+        RunningServer(tmp_path / "w2", verb="work", environment=at) as two,
+    ):
+        compile_id = ask(server)
+        before = when(server, compile_id, begun)
+        busy = one if _compiles(one) else two
+        busy.kill()
+        run = when(server, compile_id, ended)
+        assert (run["state"], run["variant"]) == ("succeeded", "gepa-1")
+        assert float(run["spent_usd"]) > 1.1 * float(before["spent_usd"])
+
+
+def _compiles(worker: RunningServer) -> bool:
+    return any("learning.child" in " ".join(child.cmdline()) for child in psutil.Process(worker.pid).children())
 
 
 @pytest.mark.timeout(120)

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_an_experiment_is_decided_once_though_its_leaders_are_suspended_in_turn(
                 leader = next((worker for worker in pair if leads(worker)), pair[turn % 2])
                 leader.send(signal.SIGSTOP)
                 other = pair[1] if leader is pair[0] else pair[0]
-                until(lambda other=other: leads(other), seconds=30)
+                until(partial(leads, other), seconds=30)
                 leader.send(signal.SIGCONT)
                 turn += 1
                 time.sleep(1)

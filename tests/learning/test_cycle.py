@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import given
 
@@ -85,10 +86,10 @@ SPENT = {"spent": 20 * DOLLAR}
         (
             SHIFTED,
             (
-                "another share of predictions gets labels than before, so they may not speak for all: see to the alarm "
-                "of 20 Nov 11:00 UTC first"
+                "another share of predictions gets labels than before, so they may not speak for all: it is left to "
+                "people, who have the alarm of 20 Nov 11:00 UTC, until 21 Nov 11:00 UTC"
             ),
-            None,
+            NOW + 23 * HOUR,
         ),
         (COOLING, "cool-down after the last run, until 21 Nov 11:00 UTC", NOW + 23 * HOUR),
         (FEW, "63 of 100 fresh labels since the change on 12 Nov 14:03 UTC", None),
@@ -98,6 +99,29 @@ SPENT = {"spent": 20 * DOLLAR}
 def test_what_is_in_the_way_of_an_alarm_is_named_with_its_end(facts, reason, until):
     waiting = planned(alarm=ALARM, **facts)
     assert waiting == Wait(reason=f"waiting: {reason} (drift alarm of 12 Nov 18:30 UTC)", until=until)
+
+
+LASTING = Alarm(at=ALARM.at, since=ALARM.since, answer="run-1", tries=1, lasting=True)
+
+
+def test_a_fall_that_the_first_run_did_not_mend_is_answered_again_after_the_cool_down():
+    assert isinstance(planned(DRIFT, alarm=LASTING, last_finished=NOW - DAY + 1), Wait)
+    answer = planned(DRIFT, alarm=LASTING, last_finished=NOW - DAY)
+    assert isinstance(answer, Compile)
+    assert (answer.trigger, answer.since, answer.alarm) == ("drift", ALARM.since, ALARM.at)
+    assert answer.reason == "drift alarm of 12 Nov 18:30 UTC, which run run-1 did not answer"
+
+
+@pytest.mark.parametrize(("tries", "days"), [(1, 1), (2, 2), (3, 4), (4, 8), (5, 8), (60, 8)])
+def test_every_further_answer_rests_twice_as_long_up_to_eight_cool_downs(tries, days):
+    alarm = msgspec.structs.replace(LASTING, tries=tries)
+    assert isinstance(planned(DRIFT, alarm=alarm, last_finished=NOW - days * DAY + 1), Wait)
+    assert isinstance(planned(DRIFT, alarm=alarm, last_finished=NOW - days * DAY), Compile)
+
+
+def test_labels_that_have_shifted_hold_up_a_run_for_one_cool_down_only():
+    assert isinstance(planned(DRIFT, alarm=ALARM, labels_shifted=NOW - DAY + 1), Wait)
+    assert isinstance(planned(DRIFT, alarm=ALARM, labels_shifted=NOW - DAY), Compile)
 
 
 def test_a_scheduled_run_counts_labels_from_the_last_run_and_waits_for_a_holdback():
@@ -153,7 +177,7 @@ SITUATIONS = st.builds(
     Situation,
     requested=st.booleans(),
     obstacle=st.sampled_from([None, "it has no goal"]),
-    alarm=st.sampled_from([None, ALARM, ANSWERED]),
+    alarm=st.sampled_from([None, ALARM, ANSWERED, LASTING]),
     due=MOMENTS,
     next_due=st.sampled_from([None, NOW + HOUR]),
     labels_since_change=st.integers(0, 200),
@@ -189,19 +213,19 @@ def test_nothing_forbidden_is_ever_planned_and_every_answer_has_a_reason(situati
     assert options.budget != 0
     assert options.monthly_budget is None or situation.spent < options.monthly_budget
     assert answer.cost is None or answer.cost > 0
-    assert (answer.alarm is None) == (situation.alarm in (None, ANSWERED))
+    assert (answer.alarm is None) == (situation.alarm is None or not situation.alarm.asks)
     if answer.trigger == "operator":
         assert situation.requested
         return
     assert answer.trigger in options.on
     assert not situation.frozen
-    assert situation.labels_shifted is None
-    if situation.last_finished is not None:
-        assert NOW - situation.last_finished >= {0: 0, "24h": DAY, "30d": 30 * DAY}[options.cooldown]
+    rest = {0: 0, "24h": DAY, "30d": 30 * DAY}[options.cooldown]
+    assert situation.labels_shifted is None or NOW - situation.labels_shifted >= rest
+    assert situation.last_finished is None or NOW - situation.last_finished >= rest
     fresh = situation.labels_since_run if answer.alarm is None else situation.labels_since_change
     assert fresh >= options.min_fresh_labels
     if answer.trigger == "drift":
-        assert situation.alarm == ALARM
+        assert situation.alarm in (ALARM, LASTING)
     else:
         assert situation.due is not None
         assert not situation.holdback

@@ -84,6 +84,13 @@ def test_no_unit_and_no_near_duplicate_stands_in_two_parts(examples, goal):
         assert sum(map(len, seen)) == len(set().union(*seen))
 
 
+@given(EXAMPLES, st.sampled_from([GOAL, TEXT]))
+def test_nothing_that_a_sealed_unit_said_is_learned_from_even_where_its_label_was_outvoted(examples, goal):
+    dataset, _ = built(examples, goal, sizes=TINY)
+    said = {one.input["ticket"].lower() for one in examples if sealed("triage", one.unit_hash)}
+    assert not said & {one.input["ticket"].lower() for one in (*dataset.train, *dataset.val)}
+
+
 @given(EXAMPLES)
 def test_every_example_is_in_a_part_or_counted_under_a_reason(examples):
     dataset, quality = built(examples, sizes=TINY, since=3000)

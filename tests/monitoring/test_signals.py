@@ -285,3 +285,11 @@ def test_a_policy_that_makes_no_sense_is_refused(wrong):
 def test_a_score_beyond_its_range_is_refused(score):
     with pytest.raises(ValueError, match="between 0 and 1"):
         msgspec.structs.replace(cohort(1, 1)[0], score=score)
+
+
+@pytest.mark.parametrize("tolerated", [0.0, 0.3, 0.499])
+@pytest.mark.parametrize("profile", ["default", "sensitive"])
+def test_every_policy_that_is_accepted_can_be_watched_by(tolerated, profile):
+    policy = Policy(tolerated_drop=tolerated, profile=profile, outcomes_per_day=1e7, min_outcomes=1)
+    state = advance(begin("base", (10, 10), policy), policy, cohort(1, REFERENCE + 200))
+    assert all(0 <= each.evidence_ratio < 1 for each in readings(state, policy))

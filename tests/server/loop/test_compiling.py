@@ -208,14 +208,24 @@ async def test_a_cancelled_run_ends_and_leaves_nothing_behind(sqlite_url: str, t
         assert [variant.name for variant in await app.ratchet.store.read(stored_variants, "triage")] == ["base"]
 
 
-async def test_a_child_that_is_killed_is_started_again_and_pays_for_nothing_twice(
-    sqlite_url: str, tmp_path: Path
+def _kill(child: psutil.Process) -> None:
+    child.send_signal(signal.SIGKILL)
+
+
+def _fill_its_disk(child: psutil.Process) -> None:
+    """From now on it can write nothing."""
+    child.rlimit(psutil.RLIMIT_FSIZE, (1, 1))
+
+
+@pytest.mark.parametrize("harm", [_kill, _fill_its_disk])
+async def test_a_child_that_dies_is_started_again_and_pays_for_nothing_twice(
+    sqlite_url: str, tmp_path: Path, harm: Callable[[psutil.Process], None]
 ) -> None:
     async with compiled(sqlite_url, tmp_path / "data", SLOW) as app:
         compile_id = await asked(app)
         before = await until(app, compile_id, begun)
         (child,) = children()
-        child.send_signal(signal.SIGKILL)
+        harm(child)
         run = await until(app, compile_id, ended)
         assert (run["state"], run["variant"]) == ("succeeded", "gepa-1")
         assert (await app.ratchet.store.read(compiles.compile_run, compile_id)).attempt == 2
