@@ -11,6 +11,7 @@ from benchmarks import _peers as peers
 from benchmarks._goals import seeded
 from benchmarks._loop_trials import Trial, over, promoted
 from benchmarks._loop_worlds import BEST, HEARD, HOUR, PER_HOUR, SPACING, World
+from experiments import sequence
 from experiments.strata import Floats
 from learning import cycle, gate
 from learning.compiling import Measured
@@ -19,6 +20,7 @@ from learning.states import State
 from monitoring import signals
 from monitoring.signals import Matured, Policy
 
+ALPHA = 0.05
 COMPILE_HOURS = 1
 MATURITY_HOURS = 6
 FRESH = 300
@@ -173,7 +175,7 @@ class Ratchet(Watched):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self.started, self.won = 0, 0
+        self.past: list[float | None] = []
 
     def serve(self, hour: int) -> None:
         self.served.append((self.names[-1], self.champion))
@@ -188,8 +190,8 @@ class Ratchet(Watched):
 
     def answer(self, candidate: Floats, hour: int) -> None:
         if self.admitted(candidate, hour):
-            self.started += 1
-            self.trial = Trial(self.world, self.champion, candidate, hour + COMPILE_HOURS, self.started, self.won)
+            level = sequence.level(ALPHA, self.past)
+            self.trial = Trial(self.world, self.champion, candidate, hour + COMPILE_HOURS, level)
         else:
             self.settle(hour, promoted=False)
 
@@ -197,8 +199,8 @@ class Ratchet(Watched):
         """The experiment has ended."""
         trial, self.trial = self.trial, None
         assert trial is not None
+        self.past.append(trial.level if won else None)
         if won:
-            self.won += 1
             self.promote(trial.accuracy["challenger"], hour)
         self.settle(hour, promoted=won, prior=trial.known("challenger"))
 

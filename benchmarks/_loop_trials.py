@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 
 from benchmarks._loop_worlds import HOUR, PER_HOUR, SPACING, World
-from experiments import folding, sequence
+from experiments import folding
 from experiments.assignment import draw
 from experiments.decision import Conclude, Fill, Ruling, Step, decide, latch, ramp_split
 from experiments.experiment import Experiment
@@ -13,7 +13,6 @@ from experiments.metrics import Metric
 from experiments.settings import ExperimentOptions
 from experiments.strata import Floats
 
-ALPHA = 0.05
 WINDOW_HOURS = 6
 METRIC = {"correct": Metric(kind="boolean", role="goal", expected="sampled")}
 OPTIONS = ExperimentOptions(
@@ -22,11 +21,11 @@ OPTIONS = ExperimentOptions(
 
 
 class Trial:
-    """One experiment from its start at the beginning of `hour`. `t` numbers it in its series."""
+    """One experiment from its start at the beginning of `hour`, at the `level` that its series grants it."""
 
-    def __init__(self, world: World, champion: Floats, challenger: Floats, hour: int, t: int, promoted: int) -> None:
+    def __init__(self, world: World, champion: Floats, challenger: Floats, hour: int, level: float) -> None:
         settings = OPTIONS.resolve()
-        self.world, self.start = world, hour
+        self.world, self.start, self.level = world, hour, level
         self.accuracy = {"champion": champion, "challenger": challenger}
         self.experiment = Experiment(
             experiment_id=f"{world.kind}-{world.number}-{hour}",
@@ -40,7 +39,7 @@ class Trial:
             settings=settings,
             promotion="auto",
             split={},
-            level=sequence.level(ALPHA, t, promoted),
+            level=level,
             deadline=HOUR // 3600,
             created_at=hour * HOUR,
             started_at=hour * HOUR,

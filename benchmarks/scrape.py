@@ -137,6 +137,23 @@ def _post(http: httpx.Client, path: str, body: Any) -> Any:
     return answer.json()
 
 
+def processor(results: Results, server: psutil.Process, scraper: Child) -> None:
+    """What a scrape takes of the server's processor time, which other work on the machine changes little."""
+    time.sleep(3)  # what was asked of it to get here is over
+    before, began = load.cpu_seconds(server), time.perf_counter()
+    time.sleep(2)
+    idle = (load.cpu_seconds(server) - before) / (time.perf_counter() - began)
+    before, began = load.cpu_seconds(server), time.perf_counter()
+    took = json.loads(ask(scraper, "3"))
+    each = (load.cpu_seconds(server) - before - idle * (time.perf_counter() - began)) / len(took)
+    results.add(
+        "processor time of a scrape",
+        scrapes=len(took),
+        cpu_ms=round(each * 1e3, 1),
+        share_of_a_core_every_15_s=round(each / 15, 5),
+    )
+
+
 def beside(
     results: Results, port: int, scraper: Child, delay: float, clients: int, options: argparse.Namespace
 ) -> None:

@@ -1,6 +1,7 @@
 """The clock. APScheduler says when, a lease says who, a row with a unique key that nobody has done it before."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -54,6 +55,8 @@ async def ticking(ratchet: Ratchet) -> AsyncIterator[None]:
 
     What was missed while the machine slept is made up for once, not one by one.
     """
+    # It warns of every period a longer job has skipped; what an operator needs is the time of the last success.
+    logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
     scheduler = AsyncIOScheduler(
         timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 3600}
     )

@@ -90,7 +90,7 @@ def _print_program(console: Console, found: dict[str, Any]) -> None:
     promised = f"{found['outcomes_between_false_alarms']:,.0f} outcomes or more between two false alarms"
     console.print(f"[dim]judged until {_moment(found['judged_until'])} · {promised}[/]")
     for alarm in found["alarms"]:
-        console.print(_told(alarm))
+        console.print(_told(alarm), soft_wrap=True)
     if any(alarm["closed_at"] is None for alarm in found["alarms"]):
         console.print(f"[dim]next: ratchet compile {found['program']}, or --acknowledge if this level is fine[/]")
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +130,27 @@ def test_a_stream_does_not_hold_up_a_server_that_is_told_to_stop(data: Path, slo
             assert server.stop() == 0
             assert time.monotonic() - began < 20
             assert not any(line.startswith("event: end") for line in lines)
+
+
+@pytest.mark.timeout(120)
+def test_who_stops_following_is_told_that_the_run_goes_on_and_how_to_cancel_it(data: Path, slow: Path) -> None:
+    with RunningServer(data, config=slow) as server:
+        compile_id = ask(server)
+        when(server, compile_id, begun)
+        command = [str(Path(sys.executable).with_name("ratchet")), "compile", "triage", "--follow"]
+        following = subprocess.Popen(
+            command, env=server.environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert following.stderr is not None
+        while "proposed" not in following.stderr.readline():
+            assert following.poll() is None
+        following.send_signal(signal.SIGINT)
+        _, said = following.communicate(timeout=30)
+        assert following.returncode == 130
+        assert "ratchet compile triage --cancel" in said
+        assert run_of(server, compile_id)["state"] == "running"
+        assert server.command("compile", "triage", "--cancel").returncode == 0
+        assert when(server, compile_id, ended)["state"] == "cancelled"
 
 
 @pytest.mark.timeout(120)

@@ -1,4 +1,4 @@
-"""What the drift tick reads: predictions in their order with the outcomes that came in time, reigns, samples of inputs."""
+"""What the drift tick reads: predictions in order with the outcomes that came in time, reigns, samples of inputs."""
 
 import asyncio
 from typing import Any
