@@ -19,7 +19,7 @@ BETAS = {"beta .8 sd .1": (12.0, 3.0), "beta .8 sd .2": (2.4, 0.6)}
 
 def promise(size: Size) -> Iterator[Row]:
     """Known null, A = 10,000: the share of streams with an alarm within n outcomes against n/A."""
-    for block, runs in ((5, size.runs(2000)), (1, size.runs(500))):
+    for block, runs in ((5, size.runs(1000)), (1, size.runs(300))):
         excess, shares = -math.inf, {}
         for law in (".95", ".85", ".70", *BETAS):
             rng = seeded(f"promise {block} {law}")
@@ -48,15 +48,16 @@ def worlds(size: Size) -> Iterator[Row]:
         streams = world(seeded(f"world {name}"))
         priors = [(1000, total) for total in streams[:, :1000].sum(axis=1).tolist()]
         rest = streams[:, 1000:]
+        few = max(5, runs // 6)
         rates = {
-            kind: per_100k(drifts.alarms(design, rest, priors, dismissed=dismissed), n)
-            for kind, design, dismissed in (
-                ("shipped", SHIPPED, False),
-                ("dismissed, baseline kept", SHIPPED, True),
-                ("sensitive", SENSITIVE, False),
+            kind: per_100k(drifts.alarms(design, rest[:some], priors[:some], dismissed=dismissed), n)
+            for kind, design, dismissed, some in (
+                ("shipped", SHIPPED, False, runs),
+                ("dismissed, baseline kept", SHIPPED, True, runs),
+                ("sensitive", SENSITIVE, False, few),
             )
         }
-        peers = drifts.river(1 - streams[: max(5, runs // 6)])
+        peers = drifts.river(1 - streams[:few])
         others = {peer: per_100k(told["alarms"], n) for peer, told in peers.items()}
         goal = Goal(f"3 false alarms per 100k, {name}", bound)
         yield Row(goal, rates.pop("shipped"), others, rates, runs)

@@ -2,9 +2,9 @@
 
     make bench-loop [ARGS="--minutes 30 --keep"]
 
-Each world has users who come back, labels that come late or never, and two changes of regime: abrupt, over five days, or
-there and back again. Every policy meets the same worlds. As many worlds as fit the minutes are played, a core each; one
-JSON object per policy, then one per goal. `--keep` keeps the lines in `benchmarks/loop.jsonl`.
+Each world has users who come back, labels that come late or never, and two changes of regime: abrupt, over five days,
+or there and back again. Every policy meets the same worlds. As many worlds as fit the minutes are played, a core each;
+one JSON object per policy, then one per goal. `--keep` keeps the lines in `benchmarks/loop.jsonl`.
 
 `ratchet` is this repository's detector, cycle, gate, assignment, folding and decisions, hour by hour; candidates and
 their quality are drawn by chance, and a compile is taken to cost $5. See `_loop_worlds` for what is drawn.

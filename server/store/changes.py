@@ -9,8 +9,8 @@ from server.store.tables import alarms, compile_events, compiles, definitions, e
 Kind = Literal["definitions", "program", "experiment", "evidence", "compile", "alarm"]
 Marks = dict[tuple[Kind, str], object]
 
-_LATEST = 100
-"""So many of the newest experiments, runs and alarms are looked at; older ones hardly change."""
+_LATEST = 20
+"""So many of the newest experiments and runs are looked at; older ones hardly change."""
 
 
 def marks(conn: sa.Connection) -> Marks:

@@ -100,6 +100,17 @@ async def test_a_definition_that_cannot_be_compiled_is_told_so(
         assert reason in await refused(app)
 
 
+async def test_nothing_is_compiled_while_an_experiment_runs(sqlite_url: str) -> None:
+    async with application(sqlite_url, definitions=PROGRAM, embedded=False) as app:
+        await labelled(app.ratchet.store, 200)
+        await app.http.post("/v1/programs/triage/variants", json={"name": "rival", "instructions": "Guess."})
+        body = {"program": "triage", "challengers": ["rival"]}
+        rival = (await app.http.post("/v1/experiments", json=body)).json()["experiment_id"]
+        await app.http.post(f"/v1/experiments/{rival}/start", json={"reason": "first come"})
+        assert f"experiment {rival} must end first" in await refused(app)
+        assert (await app.http.post(COMPILES, json={"dry_run": True})).status_code == 200
+
+
 async def test_a_budget_in_dollars_is_not_taken_where_a_price_is_unknown(sqlite_url: str) -> None:
     unpriced = PROGRAM.replace(", price: {input: 1.25, output: 10}", "").replace("      budget_usd: 1\n", "")
     async with application(sqlite_url, definitions=unpriced, embedded=False) as app:
