@@ -1,6 +1,6 @@
 """What there is, each with a mark that changes whenever it does: two looks tell what happened in between."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import sqlalchemy as sa
 

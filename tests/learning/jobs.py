@@ -66,7 +66,7 @@ def job(definition: dict[str, Any] | None = None, budget: dict[str, Any] | None 
             "optimizer": "gepa",
             "component": None,
             "reflection_lm": None,
-            "budget": Budget(**{"cost": None, "metric_calls": 300, "time": 60_000_000, **(budget or {})}),
+            "budget": Budget(**{"cost": None, "metric_calls": 200, "time": 60_000_000, **(budget or {})}),
             "seed": 0,
             **changes,
         }

@@ -25,7 +25,7 @@ def test_a_killed_run_finds_the_same_candidate_and_pays_again_for_calls_in_fligh
     for folder in (whole, killed):
         folder.mkdir()
     with serving(latency=0.003) as provider:
-        given = job({"lm": provider.lm}, {"metric_calls": 150})
+        given = job({"lm": provider.lm}, {"metric_calls": 120})
         with Child(whole, given) as undisturbed:
             assert undisturbed.wait() == 0, undisturbed.complaint()
         least, provider.served = provider.served, 0

@@ -1,5 +1,6 @@
 """What learning reads of production: inputs with labels and comments, the newest ones, told oldest first."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -91,7 +92,10 @@ async def test_the_newest_are_kept_and_told_in_order(database_url: str) -> None:
 
 async def test_more_than_a_page_is_read_whole(sqlite_url: str) -> None:
     async with opened(sqlite_url) as store:
-        for number in range(1_203):
-            await said(store, f"p{number:04}", at=1_000 + number // 3, value=1.0, label={"category": "bug"})
+        label = {"category": "bug"}
+        numbers = range(1_203)
+        await asyncio.gather(
+            *(said(store, f"p{number:04}", at=1_000 + number // 3, value=1.0, label=label) for number in numbers)
+        )
         found = await store.read(examples_since, "triage", "correct", CORRECT, 0)
-        assert [example.prediction_id for example in found] == [f"p{number:04}" for number in range(1_203)]
+        assert [example.prediction_id for example in found] == [f"p{number:04}" for number in numbers]
