@@ -409,8 +409,8 @@ def test_no_order_of_acts_traffic_and_ticks_breaks_the_life_of_experiments(sqlit
             run_state_machine_as_test(
                 lambda: Life(conn),  # type: ignore[arg-type]  # whatever makes one will do
                 settings=settings(
-                    max_examples=40,
-                    stateful_step_count=40,
+                    max_examples=50,
+                    stateful_step_count=50,
                     derandomize=True,
                     deadline=None,
                     suppress_health_check=list(HealthCheck),
