@@ -14,7 +14,7 @@ from benchmarks._loop_worlds import BEST, HEARD, HOUR, PER_HOUR, SPACING, World
 from experiments import sequence
 from experiments.strata import Floats
 from learning import cycle, gate
-from learning.compiling import Measured
+from learning.compile_runs import Measured
 from learning.definitions import GateOptions, LearningOptions
 from learning.states import State
 from monitoring import signals

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from experiments.quantities import SECOND, dollars, duration
-from learning.compiling import Reason
+from learning.compile_runs import Reason
 from learning.definitions import LearningOptions
 
 MOST_COOLDOWNS = 8

@@ -12,7 +12,7 @@ import msgspec
 
 from experiments.quantities import SECOND, fraction
 from learning.bounds import lower_bound
-from learning.compiling import Measured, Verdict
+from learning.compile_runs import Measured, Verdict
 from learning.definitions import GateOptions
 from learning.states import State
 

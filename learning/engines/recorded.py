@@ -20,8 +20,8 @@ from dspy.clients.call_result import response_from_dict, response_to_dict  # dsp
 from dspy.clients.execution import request_to_dict
 
 from learning.definitions import LmSettings
-from learning.ledger import Entry, Failure, Ledger, Role
-from learning.spending import Spending
+from learning.engines.ledger import Entry, Failure, Ledger, Role
+from learning.engines.spending import Spending
 
 LONGEST_ANSWER: dict[Role, int] = {"student": 4_096, "reflection": 16_384}
 """Output tokens that are set aside for a call whose LM has no `max_tokens`."""

@@ -8,12 +8,12 @@ import msgspec
 from msgspec import UNSET, Meta
 
 from experiments.errors import Fault, Invalid, nearest
+from learning.compiling.estimates import NEEDS_OPTUNA
+from learning.compiling.optimizers import installed
 from learning.definitions import NAME, LmSettings, ProgramDefinition
-from learning.estimates import NEEDS_OPTUNA
+from learning.feedback.scoring import rescorable
 from learning.lms import check_lm
-from learning.optimizers import installed
 from learning.programs import Blueprint, blueprint
-from learning.scoring import rescorable
 from learning.variants import check_storable
 from server.definitions.conversion import Converter
 from server.definitions.places import Document, Path, Slip, dotted, parse, pointer

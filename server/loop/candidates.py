@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from msgspec.structs import replace
 
-from learning.compiling import CompileRun, Job, Result
+from learning.compile_runs import CompileRun, Job, Result
 from learning.definitions import ProgramDefinition
 from learning.programs import make_variant
 from learning.variants import Variant

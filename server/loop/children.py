@@ -1,7 +1,8 @@
 """The child process that compiles: started apart from everything the server has, and ended for certain.
 
 It gets a run directory, the keys of language models in its environment, and no way to the database; see
-`learning/child.py`. It ends by itself when the server dies, because the standard input that they share then closes.
+`learning/compiling/child.py`. It ends by itself when the server dies, because the standard input that they share then
+closes.
 """
 
 import os
@@ -32,7 +33,7 @@ class Child:
         with (directory / "stdout.txt").open("ab") as out, (directory / "stderr.txt").open("ab") as errors:
             # Ours alone: its session is its own, so that a Ctrl-C meant for the server does not reach it.
             process = subprocess.Popen(  # noqa: S603 -- our own module, by a fixed command line
-                [sys.executable, "-m", "learning.child", str(directory.absolute())],
+                [sys.executable, "-m", "learning.compiling.child", str(directory.absolute())],
                 cwd=directory,
                 env=environment(environ),
                 stdin=subprocess.PIPE,

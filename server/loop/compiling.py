@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from experiments.errors import Conflict, Invalid, NotFound, RatchetError, Stale, Unavailable
 from experiments.quantities import SECOND
-from learning.compiling import CompileRun, Job, Result, RunState
+from learning.compile_runs import CompileRun, Job, Result, RunState
 from learning.gate import judge
 from server.clock import new_id
 from server.loop.candidates import admit, made

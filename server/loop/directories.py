@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from learning.compiling import Event, Job, Result
+from learning.compile_runs import Event, Job, Result
 from server.store.compiles import NumberedEvent
 
 _LONGEST_LAST_WORDS = 500

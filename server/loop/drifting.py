@@ -24,7 +24,7 @@ from experiments.facts import shadowed_id
 from experiments.folding import Evidence, observe
 from experiments.metrics import IMPLICIT, SOURCES, Metric
 from experiments.quantities import SECOND, duration
-from learning.compiling import CompileRun
+from learning.compile_runs import CompileRun
 from learning.definitions import DriftOptions, ProgramDefinition
 from monitoring import signals
 from monitoring.signals import Matured, Policy, ProgramDrift, Signal

@@ -13,13 +13,13 @@ import msgspec
 from experiments.errors import Conflict, Invalid
 from experiments.metrics import Metric
 from experiments.quantities import dollars, duration, money
-from learning.compiling import Budget, CompileRun, Dataset, Job, Optimizer
+from learning.compile_runs import Budget, CompileRun, Dataset, Job, Optimizer
+from learning.compiling.estimates import Estimate, choose, default_metric_calls, expected, min_metric_calls, refusal
 from learning.cycle import Compile, Situation, plan
-from learning.datasets import build
 from learning.definitions import LearningOptions
-from learning.estimates import Estimate, choose, default_metric_calls, expected, min_metric_calls, refusal
-from learning.quality import Quality
-from learning.scoring import rescorable
+from learning.feedback.datasets import build
+from learning.feedback.quality import Quality
+from learning.feedback.scoring import rescorable
 from learning.variants import Variant, lm_in_force
 from server.clock import new_id
 from server.loop.situations import situation_of

@@ -2,10 +2,10 @@
 
 import msgspec
 
-from learning.compiling import CompileRun, RunState
+from learning.compile_runs import CompileRun, RunState
 from learning.cycle import Alarm, Situation
 from learning.definitions import ProgramDefinition
-from learning.scoring import rescorable
+from learning.feedback.scoring import rescorable
 from server.schedules import latest_due, month_of, next_due
 from server.store import Connection
 from server.store.compiles import last_run, open_run, runs_answering, spent_since

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from experiments.errors import Conflict, Invalid, RatchetError, Stale
 from experiments.experiment import Experiment
 from experiments.life import NewExperiment
-from learning.compiling import CompileRun
+from learning.compile_runs import CompileRun
 from server.ratchet import Ratchet
 from server.store import Connection
 from server.store import experiments as store

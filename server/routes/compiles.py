@@ -15,7 +15,7 @@ from litestar.params import BodyKwarg, HeaderParameter, QueryParameter
 from litestar.response import Stream
 
 from experiments.errors import Conflict, Invalid, NotFound, TooLarge, nearest
-from learning.compiling import RunState
+from learning.compile_runs import RunState
 from server.auth import actor
 from server.bodies import Strict
 from server.loop import requesting

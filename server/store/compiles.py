@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from sqlalchemy.exc import IntegrityError
 
 from experiments.errors import Conflict, NotFound, Stale
-from learning.compiling import OPEN, CompileRun, Event, RunState
+from learning.compile_runs import OPEN, CompileRun, Event, RunState
 from server.store.leases import database_now
 from server.store.rows import Page, decode, encode, insert_new, page_of
 from server.store.tables import compile_events, compiles

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from experiments.facts import shadow_id
 from experiments.metrics import LABELLED, Metric, Source
-from learning.compiling import Example
+from learning.compile_runs import Example
 from server.store.rows import CHUNK, decode
 from server.store.tables import contents, outcomes, predictions, remarks
 

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 
 from experiments.experiment import Experiment
 from experiments.folding import Evidence
-from learning.compiling import OPEN, Progress
+from learning.compile_runs import OPEN, Progress
 from monitoring.families import Reason, RunState
 from server.store.rows import decode
 from server.store.tables import alarms, compile_events, compiles, evidence, experiments

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from learning.compiling import CompileRun as DomainRun
-from learning.compiling import Event as DomainEvent
-from learning.compiling import Optimizer, Progress, Reason, RunState, Verdict
-from learning.estimates import Estimate
+from learning.compile_runs import CompileRun as DomainRun
+from learning.compile_runs import Event as DomainEvent
+from learning.compile_runs import Optimizer, Progress, Reason, RunState, Verdict
+from learning.compiling.estimates import Estimate
 from server.wire.scalars import Money, Time, finite, moment, moment_or_none, usd
 
 EventKind = Literal[

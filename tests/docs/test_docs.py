@@ -12,8 +12,8 @@ from experiments.experiment import Verdict
 from experiments.metrics import Kind, Metric
 from experiments.quantities import fraction
 from experiments.settings import ExperimentOptions
-from learning.datasets import PER_UNIT, Sizes
 from learning.definitions import DriftOptions, GateOptions, LearningOptions, LmSettings, ProgramDefinition
+from learning.feedback.datasets import PER_UNIT, Sizes
 from server.settings import from_env
 
 ROOT = Path(__file__).parents[2]

@@ -17,8 +17,8 @@ import msgspec
 from dspy.lm15 import LM15Error, Message, Request, Response
 
 from experiments.metrics import Metric
-from learning.compilation import Compilation
-from learning.compiling import Budget, Dataset, Event, Example, Job, Result
+from learning.compile_runs import Budget, Dataset, Event, Example, Job, Result
+from learning.compiling.compilation import Compilation
 from learning.definitions import LmSettings, Price, ProgramDefinition
 from learning.engines.simulated import Simulation, world
 from learning.engines.triage import ticket
@@ -233,7 +233,7 @@ class Child:
             (folder / "job.json").write_bytes(msgspec.json.encode(given))
         with (folder / "stdout").open("ab") as stdout, (folder / "stderr").open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "learning.child", str(folder)],
+                [sys.executable, "-m", "learning.compiling.child", str(folder)],
                 stdin=subprocess.PIPE,
                 stdout=stdout,
                 stderr=stderr,

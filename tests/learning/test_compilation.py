@@ -12,7 +12,7 @@ from dspy.lm15 import AuthError, BillingError, Request, ServerError
 
 from experiments.errors import Invalid
 from experiments.quantities import SECOND
-from learning.compiling import Example, Result
+from learning.compile_runs import Example, Result
 from learning.definitions import LmSettings
 from learning.engines.triage import LABELS, Draw, rulebook
 from learning.states import State

@@ -1,6 +1,6 @@
 """Training text in instructions is found; what the operator wrote, and what everybody says, is not mistaken for it."""
 
-from learning.copying import copied
+from learning.compiling.copying import copied
 from learning.states import State
 
 TICKET = "Hello, my invoice from March shows the wrong company name and I cannot pay it. Call 0049 30 1234567."

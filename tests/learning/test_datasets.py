@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 
 from experiments.metrics import Metric
-from learning.compiling import Dataset, Example
-from learning.datasets import PER_UNIT, SEALED_SHARE, Sizes, build, sealed
+from learning.compile_runs import Dataset, Example
 from learning.engines.triage import tickets
-from learning.quality import Quality
+from learning.feedback.datasets import PER_UNIT, SEALED_SHARE, Sizes, build, sealed
+from learning.feedback.quality import Quality
 
 GOAL = Metric(kind="exact_match", field="category", role="goal")
 TEXT = Metric(kind="token_f1", field="category", role="goal")

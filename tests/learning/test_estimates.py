@@ -3,9 +3,9 @@
 import pytest
 
 from experiments.errors import Invalid
-from learning.compiling import Budget, Optimizer
+from learning.compile_runs import Budget, Optimizer
+from learning.compiling.estimates import choose, default_metric_calls, expected, min_metric_calls
 from learning.definitions import LmSettings, ProgramDefinition
-from learning.estimates import choose, default_metric_calls, expected, min_metric_calls
 from learning.programs import base_variant
 from tests.learning.jobs import PRICE, SIGNATURE, STEPS, sim
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from learning.compiling import Measured, Verdict
+from learning.compile_runs import Measured, Verdict
 from learning.definitions import GateOptions
 from learning.gate import judge, prompt_characters
 from learning.states import State

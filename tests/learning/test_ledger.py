@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from learning.ledger import Entry, Failure, Ledger
+from learning.engines.ledger import Entry, Failure, Ledger
 
 
 def entry(key: str = "k", **changes: Any) -> Entry:

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from learning.likeness import LIKE, groups
+from learning.feedback.likeness import LIKE, groups
 
 TICKET = (
     "Good morning, since the last update the page of Planner freezes whenever I open a large file, and after a minute "

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from dspy.lm15 import ConfigurationError, Message, Request, Response, Usage
 
+from learning.engines.ledger import Ledger
 from learning.engines.recorded import Account, AsyncRecordedEngine, RecordedEngine
-from learning.ledger import Ledger
-from learning.spending import Spending
+from learning.engines.spending import Spending
 from tests.learning.jobs import PRICE, sim
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 
 from experiments.metrics import LABELLED, Metric
-from learning.compiling import Example
-from learning.scoring import LONGEST_QUOTE, rescorable, score
+from learning.compile_runs import Example
+from learning.feedback.scoring import LONGEST_QUOTE, rescorable, score
 
 EXACT = Metric(kind="exact_match", field="category", role="goal")
 F1 = Metric(kind="token_f1", field="category", role="goal")

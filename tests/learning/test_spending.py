@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from learning.ledger import Entry, Ledger
-from learning.spending import Spending
+from learning.engines.ledger import Entry, Ledger
+from learning.engines.spending import Spending
 
 
 def spending(folder: Path, **changes: Any) -> Spending:

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from experiments.quantities import DOLLAR, SECOND, dollars
-from learning.compiling import Budget, CompileRun, Progress
+from learning.compile_runs import Budget, CompileRun, Progress
 from server.clock import new_id
 from server.loop.drifting import drift
 from server.showing import show, survey

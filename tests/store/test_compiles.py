@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from experiments.errors import Conflict, NotFound, Stale
 from experiments.quantities import SECOND
-from learning.compiling import Budget, CompileRun, Event, Progress
+from learning.compile_runs import Budget, CompileRun, Event, Progress
 from server.clock import new_id
 from server.store import Store, compiles
 from server.store.compiles import Claim, NumberedEvent

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from experiments.quantities import SECOND
-from learning.compiling import Event, Progress
+from learning.compile_runs import Event, Progress
 from server.store import compiles
 from server.store.compiles import NumberedEvent
 from tests.application import Application, application

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from experiments.quantities import SECOND
-from learning.compiling import Budget, CompileRun
+from learning.compile_runs import Budget, CompileRun
 from server.clock import new_id
 from server.loop.compiling import compiling
 from server.loop.cycling import learn
@@ -76,7 +76,7 @@ def begun(run: dict[str, Any]) -> bool:
 
 def children() -> list[psutil.Process]:
     """The compiling processes of this one."""
-    return [child for child in psutil.Process().children() if "learning.child" in " ".join(_command(child))]
+    return [child for child in psutil.Process().children() if "learning.compiling.child" in " ".join(_command(child))]
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -218,7 +218,7 @@ def _fill_its_disk(child: psutil.Process) -> None:
 
 
 @pytest.mark.parametrize("harm", [_kill, _fill_its_disk])
-async def test_a_child_that_dies_is_started_again_and_pays_for_nothing_twice(
+async def test_a_child_that_dies_is_started_again_and_goes_on(
     sqlite_url: str, tmp_path: Path, harm: Callable[[psutil.Process], None]
 ) -> None:
     async with compiled(sqlite_url, tmp_path / "data", SLOW) as app:

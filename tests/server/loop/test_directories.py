@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from experiments.metrics import Metric
-from learning.compiling import Budget, Dataset, Event, Job, Progress, Result
+from learning.compile_runs import Budget, Dataset, Event, Job, Progress, Result
 from learning.definitions import LmSettings, ProgramDefinition
 from learning.programs import base_variant
 from server.loop.directories import Directory, directories, sweep

@@ -11,7 +11,7 @@ from experiments.facts import shadow_id
 from experiments.metrics import Metric
 from experiments.quantities import SECOND
 from experiments.settings import ExperimentOptions
-from learning.compiling import Budget, CompileRun, RunState
+from learning.compile_runs import Budget, CompileRun, RunState
 from learning.definitions import DriftOptions, ProgramDefinition
 from server.clock import new_id
 from server.loop import drifting

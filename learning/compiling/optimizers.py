@@ -13,11 +13,11 @@ from dspy.teleprompt import BootstrapFewShot, MIPROv2
 from dspy.teleprompt.gepa import InstructionProposer
 from dspy.utils.callback import BaseCallback
 
-from learning.compiling import Optimizer
-from learning.estimates import CANDIDATES, DEMOS, MINIBATCH, mipro_trials
+from learning.compile_runs import Optimizer
+from learning.compiling.estimates import CANDIDATES, DEMOS, MINIBATCH, mipro_trials
+from learning.compiling.pairing import threads
+from learning.compiling.searching import Search
 from learning.lms import Lm
-from learning.pairing import threads
-from learning.searching import Search
 from learning.states import State
 
 PATIENCE = 8

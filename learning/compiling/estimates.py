@@ -20,7 +20,7 @@ import math
 import msgspec
 
 from experiments.errors import Invalid
-from learning.compiling import Budget, Job, Optimizer
+from learning.compile_runs import Budget, Job, Optimizer
 from learning.definitions import LmSettings, ProgramDefinition
 from learning.variants import Variant, lm_in_force
 

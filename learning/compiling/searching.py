@@ -14,13 +14,13 @@ import msgspec
 from dspy.utils.exceptions import AdapterParseError
 
 from experiments.errors import Invalid, LmError
-from learning.compiling import Example, Job
+from learning.compile_runs import Example, Job
+from learning.compiling.telling import Telling
+from learning.engines.spending import Spending
+from learning.feedback.scoring import score
 from learning.programs import Blueprint, Program, check_input, check_label
 from learning.running import shown
-from learning.scoring import score
-from learning.spending import Spending
 from learning.states import State, read_state
-from learning.telling import Telling
 
 SEED_TOLERATED = 0.05
 """Share of the student's calls that may fail while the champion is scored: what everything later is compared with."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from learning.compiling import Example
+from learning.compile_runs import Example
 
 MOST_SAMPLES, MOST_NAMED = 20, 10
 """How many contradictions and groups of near-duplicates a report names, and how many predictions of each."""

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from experiments.metrics import LABELLED, Metric, words
-from learning.compiling import Example
+from learning.compile_runs import Example
 
 LONGEST_QUOTE = 600
 """Characters of one value or remark that feedback quotes."""

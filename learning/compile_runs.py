@@ -1,7 +1,7 @@
 """What a compile run is made of: the job a child process is given, what it tells while it runs, and its result.
 
 The child knows no database. It gets one `Job` as `job.json` in its run directory, appends `Event`s to `events.jsonl`,
-keeps every paid call in `calls.jsonl`, and leaves a `Result` in `result.json`; see `learning/child.py`.
+keeps every paid call in `calls.jsonl`, and leaves a `Result` in `result.json`; see `learning/compiling/child.py`.
 """
 
 from typing import Any, Literal

@@ -15,21 +15,21 @@ from dspy.utils.callback import BaseCallback
 
 from experiments.errors import Invalid, Unavailable, nearest
 from experiments.quantities import dollars
-from learning.compiling import Job, Progress, Result
-from learning.copying import copied
+from learning.compile_runs import Job, Progress, Result
+from learning.compiling.copying import copied
+from learning.compiling.estimates import NEEDS_OPTUNA, min_metric_calls, refusal
+from learning.compiling.optimizers import installed, optimize
+from learning.compiling.pairing import paired
+from learning.compiling.searching import Search
+from learning.compiling.telling import Telling
 from learning.definitions import LmSettings
+from learning.engines.ledger import Ledger, Role
 from learning.engines.recorded import Account, AsyncRecordedEngine, RecordedEngine
-from learning.estimates import NEEDS_OPTUNA, min_metric_calls, refusal
-from learning.ledger import Ledger, Role
+from learning.engines.spending import Spending, Stop
+from learning.feedback.scoring import rescorable
 from learning.lms import Lm, open_lm
 from learning.modules import said
-from learning.optimizers import installed, optimize
-from learning.pairing import paired
 from learning.programs import open_program
-from learning.scoring import rescorable
-from learning.searching import Search
-from learning.spending import Spending, Stop
-from learning.telling import Telling
 from learning.variants import lm_identity, lm_in_force
 
 _RETRIES = 3

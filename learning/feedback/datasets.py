@@ -12,10 +12,10 @@ from collections.abc import Iterable
 import msgspec
 
 from experiments.metrics import Metric, words
-from learning import quality
-from learning.compiling import Dataset, Example
-from learning.likeness import Union, groups
-from learning.quality import Quality
+from learning.compile_runs import Dataset, Example
+from learning.feedback import quality
+from learning.feedback.likeness import Union, groups
+from learning.feedback.quality import Quality
 from learning.variants import digest
 
 SEALED_SHARE = 0.4

@@ -1,4 +1,4 @@
-"""The process in which a compile run happens: `python -m learning.child DIRECTORY`.
+"""The process in which a compile run happens: `python -m learning.compiling.child DIRECTORY`.
 
 The directory holds `job.json` (a `compiling.Job`) when it starts, and is its whole world:
 
@@ -39,14 +39,14 @@ _CREDENTIALS = (
 def main(arguments: list[str]) -> int:
     """Runs the job of the directory that is named."""
     if len(arguments) != 1:
-        sys.stderr.write("usage: python -m learning.child DIRECTORY\n")
+        sys.stderr.write("usage: python -m learning.compiling.child DIRECTORY\n")
         return 2
     folder = Path(arguments[0]).resolve()
     prepare(folder)
     # Only now: DSPy looks at the environment as it is imported.
     from experiments.errors import RatchetError
-    from learning.compilation import Compilation
-    from learning.compiling import Job
+    from learning.compile_runs import Job
+    from learning.compiling.compilation import Compilation
     from learning.lms import configure_process
 
     configure_process()

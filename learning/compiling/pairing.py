@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 
 from experiments.metrics import Metric
-from learning.compiling import Example, Job, Measured
+from learning.compile_runs import Example, Job, Measured
+from learning.engines.ledger import Entry
 from learning.engines.recorded import TALLY
-from learning.ledger import Entry
+from learning.engines.spending import Spending
+from learning.feedback.scoring import score
 from learning.lms import Lm
 from learning.running import Runner
-from learning.scoring import score
-from learning.spending import Spending
 from learning.variants import Variant, lm_in_force
 
 AT_ONCE = 8

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from learning.compiling import Event, Progress
-from learning.spending import Spending
+from learning.compile_runs import Event, Progress
+from learning.engines.spending import Spending
 
 
 class Telling:

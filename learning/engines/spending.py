@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from experiments.quantities import SECOND, dollars
-from learning.ledger import Ledger, Role
+from learning.engines.ledger import Ledger, Role
 
 RECENT = 50
 """Calls of an LM among which failures are counted."""

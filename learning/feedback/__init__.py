@@ -1,0 +1,1 @@
+"""What users reported, as examples to learn from: scored, freed of duplicates and contradictions, and partly sealed."""
