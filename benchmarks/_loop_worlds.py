@@ -54,7 +54,7 @@ class World:
 
     def first(self) -> Floats:
         """The first champion's accuracy in each regime."""
-        return np.array([FIRST] + [FIRST - drop for drop in self._drops[1:]])
+        return np.concatenate([[FIRST], FIRST - self._drops[1:]])
 
     def candidate(self, champion: Floats, hour: int, tries: int) -> Floats:
         """What the `tries`-th compile on feedback around this hour makes of the champion: its accuracy in each regime.
@@ -68,7 +68,7 @@ class World:
         gained, dud = rng.uniform(0.5, 1.0) * (BEST - champion[here]), rng.normal(-0.02, 0.03)
         made = champion - lost * (np.arange(self.regimes) != here)
         made[here] = champion[here] + (gained if rng.random() < 0.7 else dud)
-        return np.clip(made, 0.02, BEST)
+        return np.asarray(np.clip(made, 0.02, BEST))
 
     def accuracy(self, variant: Floats, hour: int) -> float:
         """How often a variant is right in this hour, over all users."""
@@ -96,4 +96,4 @@ def _mixture(kind: str, rng: np.random.Generator, hours: int) -> Floats:
 def _changes(mixture: Floats) -> list[int]:
     """The hours at which another regime begins to come."""
     moving = np.any(np.diff(mixture, axis=0) != 0, axis=1)
-    return [hour + 1 for hour in np.flatnonzero(moving) if hour == 0 or not moving[hour - 1]]
+    return [int(hour) + 1 for hour in np.flatnonzero(moving) if hour == 0 or not moving[hour - 1]]

@@ -1,1 +1,4 @@
-"""Language models that run inside this process: the simulated one and the small real one."""
+"""What answers behind a `dspy.LM`: models inside this process, the simulated and the small real one; providers, natively.
+
+While compiling, each of them stands behind `recorded`, which pays for a call and keeps its answer.
+"""

@@ -102,7 +102,8 @@ def test_a_child_is_humble_and_keeps_its_files_to_itself(tmp_path: Path) -> None
 
 def test_what_leads_to_a_database_is_gone_before_dspy_is_imported(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from learning.compiling.child import prepare; prepare(Path(sys.argv[1]));"
+        "import os, sys; from pathlib import Path; from learning.compiling.child import prepare;"
+        " prepare(Path(sys.argv[1]));"
         "print('dspy' in sys.modules, os.environ.get('RATCHET_DATABASE_URL'), os.environ['OWN_KEY'],"
         " os.environ['DSPY_CACHEDIR'], os.environ['LITELLM_LOCAL_MODEL_COST_MAP'], flush=True); os._exit(0)"
     )
