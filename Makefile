@@ -19,7 +19,7 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := experiments learning monitoring server tests $(wildcard benchmarks)
+SOURCES := experiments learning monitoring server tests $(wildcard benchmarks deploy)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps
 BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 

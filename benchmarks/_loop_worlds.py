@@ -50,7 +50,7 @@ class World:
         self.mixture = _mixture(kind, rng, self.hours)
         self.changes = _changes(self.mixture)
         self.regimes = self.mixture.shape[1]
-        self._drops = rng.uniform(0.05, 0.25, self.regimes)
+        self._drops: Floats = np.asarray(rng.uniform(0.05, 0.25, self.regimes))
 
     def first(self) -> Floats:
         """The first champion's accuracy in each regime."""

@@ -29,9 +29,10 @@ from learning.definitions import LmSettings, Price
 from learning.engines.local import AsyncLocalEngine, LocalEngine, local_model
 from learning.engines.native import AsyncNativeEngine, NativeEngine, Route
 from learning.engines.simulated import AsyncSimulatedEngine, SimulatedEngine, world
+from learning.trails import Exchange, LmCall, Try
 
 _RETRY_AFTER = 1.0
-_METER: ContextVar[tuple[str, list[Call]] | None] = ContextVar("ratchet_meter", default=None)
+_METER: ContextVar[tuple[str, list[Call], Try | None] | None] = ContextVar("ratchet_meter", default=None)
 _STARTED: ContextVar[int] = ContextVar("ratchet_call_started")
 
 
@@ -45,34 +46,56 @@ class MeteredLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """One call, blocking. Raises: dspy.LMError."""
         _STARTED.set(time.perf_counter_ns())
-        return super().__call__(*args, **kwargs)
+        try:
+            return super().__call__(*args, **kwargs)
+        except BaseException as error:
+            self._failed(error)
+            raise
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """One call. Raises: dspy.LMError."""
         _STARTED.set(time.perf_counter_ns())
-        return await super().acall(*args, **kwargs)
+        try:
+            return await super().acall(*args, **kwargs)
+        except BaseException as error:
+            self._failed(error)
+            raise
 
     def update_history(self, entry: dict[str, Any]) -> None:
         """Called by DSPy once per answered call, in the caller's context; not passed on, so that nothing piles up."""
         if (meter := _METER.get()) is not None:
-            variant, calls = meter
-            calls.append(self._call(variant, entry["usage"]))
+            variant, calls, step = meter
+            began, ended = _STARTED.get(), time.perf_counter_ns()
+            calls.append(call := self._call(variant, entry["usage"], (ended - began) // 1000))
+            if step is not None:
+                said = Exchange(entry["messages"] or [], entry["outputs"]) if step.verbatim else None
+                answered_by = entry["response_model"]
+                step.calls.append(
+                    LmCall(
+                        model=self.model, began=began, ended=ended, bill=call, answered_by=answered_by, exchange=said
+                    )
+                )
 
-    def _call(self, variant: str, usage: dict[str, Any]) -> Call:
+    def _call(self, variant: str, usage: dict[str, Any], latency: int) -> Call:
         """The call as billed. Tokens that the provider did not report leave it unpriced, never free."""
         given, made = usage.get("prompt_tokens"), usage.get("completion_tokens")
         cost = None if self.price is None or given is None or made is None else self.price.of(given, made)
-        latency = (time.perf_counter_ns() - _STARTED.get()) // 1000
         return Call(variant, self.model, given or 0, made or 0, cost, latency)
+
+    def _failed(self, error: BaseException) -> None:
+        if (meter := _METER.get()) is not None and (step := meter[2]) is not None:
+            name, now = type(error).__name__, time.perf_counter_ns()
+            step.calls.append(LmCall(model=self.model, began=_STARTED.get(), ended=now, error=name))
 
 
 @contextmanager
-def metering(variant: str, calls: list[Call]) -> Iterator[None]:
+def metering(variant: str, calls: list[Call], step: Try | None = None) -> Iterator[None]:
     """Within it, every LM call of this task (and of threads it hands its context to) is appended to `calls`.
 
-    A call's latency includes its retries. A call cut short by a deadline is not seen: nobody learns what it cost.
+    A call's latency includes its retries. A call cut short by a deadline is not seen: nobody learns what it cost. Where
+    there is a `step`, it is told of every call, also of one that failed or was cut short.
     """
-    token = _METER.set((variant, calls))
+    token = _METER.set((variant, calls, step))
     try:
         yield
     finally:

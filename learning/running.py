@@ -21,6 +21,7 @@ from learning.definitions import LmSettings, ProgramDefinition
 from learning.lms import Lm, metering, open_lm
 from learning.modules import said
 from learning.programs import Blueprint, Program, open_program
+from learning.trails import Trail, Try
 from learning.variants import Variant, lm_in_force
 
 CHALLENGER_SHARE = 0.7
@@ -79,12 +80,14 @@ class Runner:
         input: dict[str, Any],  # noqa: A002  # the contract's word
         *,
         remaining: int | None = None,
+        trail: Trail | None = None,
     ) -> Served:
         """The answer of the assigned variant to a checked input, or of the champion in its place.
 
         Without `champion` there is no fallback (a pinned variant), nor under `fallback: error`, nor where champion and
         assigned are the same. `remaining` is what is left of the deadline in µs, all of it by default; with a fallback
-        behind it the assigned variant may use 0.7 of that. An assigned variant whose LM has no room is passed over.
+        behind it the assigned variant may use 0.7 of that. An assigned variant whose LM has no room is passed over. A
+        `trail` is told how it went.
 
         Raises: Busy when there is no room, before anything is spent.
         """
@@ -97,7 +100,8 @@ class Runner:
         failures: list[LmError | Busy] = []
         for variant, share in tries:
             seconds = deadline * share - (time.perf_counter_ns() - started) / 1e9
-            output = await self._attempt(variant, definition, input, calls, seconds)
+            step = None if trail is None else trail.begin(variant.name, time.perf_counter_ns())
+            output = await self._attempt(variant, definition, input, calls, seconds, step)
             if isinstance(output, dict):
                 return _served(started, calls, variant, output, failures)
             failures.append(output)
@@ -126,14 +130,20 @@ class Runner:
         return self._lms.get(key) or self._lms.setdefault(key, self._open_lm(settings))
 
     async def _attempt(
-        self, variant: Variant, definition: ProgramDefinition, given: dict[str, Any], calls: list[Call], seconds: float
+        self,
+        variant: Variant,
+        definition: ProgramDefinition,
+        given: dict[str, Any],
+        calls: list[Call],
+        seconds: float,
+        step: Try | None,
     ) -> dict[str, Any] | LmError | Busy:
         """One variant's output within `seconds`, or why there is none; its LM calls are appended to `calls`."""
         try:
             ready = self._prepared(variant, definition)
             with (
                 ready.lm.slots.taken(),
-                metering(variant.name, calls),
+                metering(variant.name, calls, step),
                 # Without a trace, in which DSPy would keep the inputs and outputs of the last 10,000 calls, and without
                 # its warning about types, which writes the values themselves to standard error.
                 dspy.context(
