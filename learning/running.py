@@ -102,6 +102,8 @@ class Runner:
             seconds = deadline * share - (time.perf_counter_ns() - started) / 1e9
             step = None if trail is None else trail.begin(variant.name, time.perf_counter_ns())
             output = await self._attempt(variant, definition, input, calls, seconds, step)
+            if step is not None:
+                step.end(time.perf_counter_ns(), None if isinstance(output, dict) else _kind(output))
             if isinstance(output, dict):
                 return _served(started, calls, variant, output, failures)
             failures.append(output)
@@ -189,6 +191,10 @@ def shown(plan: Blueprint, answer: Any) -> dict[str, Any] | LmError:
         except (ValueError, RecursionError) as error:
             return LmFailed(f"unreadable answer: {name!r}: {said(error)}")
     return output
+
+
+def _kind(failure: LmError | Busy) -> str:
+    return "lm-timeout" if isinstance(failure, LmTimeout) else "busy" if isinstance(failure, Busy) else "lm-failed"
 
 
 def _late(seconds: float) -> LmTimeout:

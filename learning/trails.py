@@ -47,6 +47,10 @@ class Try(msgspec.Struct, kw_only=True):
     verbatim: bool = False
     calls: list[LmCall] = []
 
+    def end(self, now: int, error: str | None) -> None:
+        """It was given up or answered."""
+        self.ended, self.error = now, error
+
 
 class Trail(msgspec.Struct, kw_only=True):
     """The tries of one prediction, in order; `verbatim` as in `Try`."""
