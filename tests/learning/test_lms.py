@@ -221,7 +221,7 @@ def test_a_key_goes_to_an_endpoint_of_ones_own_only_when_it_is_named(
     [
         ("openai/gpt-4o", {}, "/api_key_env", "set OPENAI_API_KEY"),
         ("acme/m", {"api_base": "http://127.0.0.1:9/v1", "api_key_env": "NOT_SET"}, "/api_key_env", "NOT_SET"),
-        ("sim/nowhere", {}, "/model", "Allowed: triage, phrases"),
+        ("sim/nowhere", {}, "/model", "Allowed: phrases, triage"),
         ("sim/triage", {"options": {"sede": 1}}, "/options", "seed"),
         ("sim/triage", {"options": {"latency": "soon"}}, "/options", "soon"),
         ("sim/triage", {"options": {"error_rate": 2}}, "/options", "error_rate"),
