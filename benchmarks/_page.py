@@ -11,10 +11,11 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def keep(lines: list[dict[str, Any]], file: Path | None = None) -> None:
-    """Put new lines in the place of those of the same measure; the others stay."""
-    new = {line.get("measure") for line in lines}
-    old = [line for line in kept(file) if line.get("measure") not in new]
-    everything = sorted(old + lines, key=lambda line: "goal" in line)
+    """Put new lines in the place of those of the same measure; the others stay, and so does the order of measures."""
+    new, before = {line.get("measure") for line in lines}, kept(file)
+    old = [line for line in before if line.get("measure") not in new]
+    place = {measure: n for n, measure in enumerate(dict.fromkeys(line.get("measure") for line in before))}
+    everything = sorted(old + lines, key=lambda line: ("goal" in line, place.get(line.get("measure"), len(place))))
     (file or LINES).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in everything))
 
 

@@ -55,7 +55,12 @@ def main() -> None:
         if not options.keep:
             return
         page.keep(lines, LINES)
-    PAGE.write_text(page.filled(PAGE.read_text(), page.kept(LINES)))
+    PAGE.write_text(page.filled(PAGE.read_text(), kept()))
+
+
+def kept() -> list[dict[str, Any]]:
+    """The lines last kept, in the order of the goals."""
+    return sorted(page.kept(LINES), key=lambda line: int(line["goal"].split()[0]))
 
 
 def measured(names: Iterable[str], size: Size) -> Iterator[dict[str, Any]]:

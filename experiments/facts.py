@@ -49,7 +49,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     in no test. `created_at` is the moment of assignment, `answered_at` the end of the work; `latency` and `cost` sum
     over everything done for the prediction, `assigned_cost` and `assigned_tokens` (in and out) over the assigned
     variant's own calls. `covariates` are the values in its metadata that the experiment asked for: a copy, since
-    content may be deleted and evidence may not.
+    content may be deleted and evidence may not. `trace_id` is that of the caller's trace, or the server's own: 32
+    hexadecimal digits, None where nobody traced.
     """
 
     prediction_id: str
@@ -72,6 +73,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     answered_at: int
     covariates: dict[str, float | str] = {}
+    trace_id: str | None = None
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):

@@ -68,13 +68,16 @@ class MeteredLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
             began, ended = _STARTED.get(), time.perf_counter_ns()
             calls.append(call := self._call(variant, entry["usage"], (ended - began) // 1000))
             if step is not None:
-                said = Exchange(entry["messages"] or [], entry["outputs"]) if step.verbatim else None
-                answered_by = entry["response_model"]
-                step.calls.append(
-                    LmCall(
-                        model=self.model, began=began, ended=ended, bill=call, answered_by=answered_by, exchange=said
-                    )
+                heard = LmCall(
+                    model=self.model,
+                    began=began,
+                    ended=ended,
+                    bill=call,
+                    answered_by=entry["response_model"],
+                    finish=getattr(entry["response"], "finish_reason", None),
+                    exchange=Exchange(entry["messages"] or [], entry["outputs"]) if step.verbatim else None,
                 )
+                step.calls.append(heard)
 
     def _call(self, variant: str, usage: dict[str, Any], latency: int) -> Call:
         """The call as billed. Tokens that the provider did not report leave it unpriced, never free."""

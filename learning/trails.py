@@ -21,8 +21,9 @@ class Exchange(msgspec.Struct, frozen=True):
 class LmCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of a language model: answered, and then with its bill, or failed with an `error`.
 
-    `model` is the name that was asked, with its provider before the slash; `answered_by` the one the provider gives.
-    `error` is the name of what was raised. `exchange` is None unless the trail keeps content.
+    `model` is the name that was asked, with its provider before the slash; `answered_by` the one the provider gives,
+    `finish` why it stopped writing, where it says so. `error` is the name of what was raised. `exchange` is None unless
+    the trail keeps content.
     """
 
     model: str
@@ -30,6 +31,7 @@ class LmCall(msgspec.Struct, frozen=True, kw_only=True):
     ended: int
     bill: Call | None = None
     answered_by: str | None = None
+    finish: str | None = None
     error: str | None = None
     exchange: Exchange | None = None
 

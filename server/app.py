@@ -6,6 +6,7 @@
 
 import asyncio
 import gc
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -46,6 +47,8 @@ from server.store import Store
 from server.store.blocks import latest_horizon
 from server.store.idempotency import release_all_keys
 from server.store.upkeep import constant
+from server.tracing.requests import Traced
+from server.tracing.tracing import Tracing
 from server.traffic import Traffic
 
 POLL_EVERY = 0.5
@@ -69,7 +72,11 @@ ROUTES = (
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, *, now: Callable[[], int] = clock.now, runner: Callable[[], Runner] = Runner
+    settings: Settings,
+    *,
+    now: Callable[[], int] = clock.now,
+    runner: Callable[[], Runner] = Runner,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Ratchet]:
     """The parts of one process, open and in step with the database; for `create_app`, `ratchet work` and tests.
 
@@ -95,6 +102,7 @@ async def opened(
             traffic=traffic,
             runner=running,
             metrics=metrics,
+            tracing=tracing or Tracing(),
             log=log,
             now=now,
         )
@@ -115,13 +123,17 @@ def create_app(
 
     What works without serving has health and metrics only, and those need no key.
     """
+    log, tracing = logs.logger(settings), Tracing()
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         if settings.config is not None:
             importable_beside(Path(settings.config))
         async with AsyncExitStack() as stack:
-            app.state.ratchet = ratchet = await stack.enter_async_context(opened(settings, now=now, runner=runner))
+            await stack.enter_async_context(tracing.exporting(os.environ, log))
+            app.state.ratchet = ratchet = await stack.enter_async_context(
+                opened(settings, now=now, runner=runner, tracing=tracing)
+            )
             if not settings.worker:
                 check_bind(settings.host, any_key=not ratchet.keys.empty)
             await stack.enter_async_context(_in_step(ratchet))
@@ -147,7 +159,7 @@ def create_app(
         logging_config=None,
     )
     # Around everything, so that a path that does not exist has a request id and a line in the log too.
-    app.asgi_handler = logs.Requests(app.asgi_handler, logs.logger(settings))
+    app.asgi_handler = Traced(logs.Requests(app.asgi_handler, log), tracing)
     return app
 
 

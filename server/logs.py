@@ -1,6 +1,7 @@
 """Structured logs: an event is a past-tense name and fields, as text for people or JSON for machines.
 
-No input, output, comment, unit or key is ever a field. The id of the request at hand is added to every event by itself.
+No input, output, comment, unit or key is ever a field. The id of the request at hand, and that of the trace it belongs
+to, are added to every event by themselves.
 """
 
 import logging
@@ -21,6 +22,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 
 from server.clock import new_id
 from server.settings import Settings
+from server.tracing.context import trace_id
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request at hand, None outside of requests."""
@@ -39,7 +41,7 @@ def logger(settings: Settings) -> FilteringBoundLogger:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _add_request_id,
+            _add_ids,
             structlog.processors.format_exc_info,
             render,
         ],
@@ -61,7 +63,7 @@ def listening(log: FilteringBoundLogger) -> Iterator[None]:
 
 
 class Requests:
-    """The outermost ASGI layer: gives every request its id, answers with it, and logs how it ended.
+    """An ASGI layer around the application: gives every request its id, answers with it, and logs how it ended.
 
     A caller's own `X-Request-ID` is kept. Answers below 400 are logged at level debug, others at info, 5xx at warning.
     """
@@ -118,9 +120,11 @@ class _Listener(logging.Handler):
         self._log.warning("library_warned", library=record.name, message=record.getMessage())
 
 
-def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _add_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     if request_id := REQUEST_ID.get():
         event["request_id"] = request_id
+    if trace := trace_id():
+        event["trace_id"] = trace
     return event
 
 

@@ -10,6 +10,7 @@ from monitoring.metrics import Metrics
 from server.auth import Keyring
 from server.settings import Settings
 from server.store import Store
+from server.tracing.tracing import Tracing
 from server.traffic import Traffic
 
 
@@ -27,6 +28,7 @@ class Ratchet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     traffic: Traffic
     runner: Runner
     metrics: Metrics
+    tracing: Tracing
     log: FilteringBoundLogger
     now: Callable[[], int]
     refused: dict[str, str] = {}

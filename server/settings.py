@@ -12,7 +12,8 @@
 | `RATCHET_LOG_LEVEL` | `info` | debug, info, warning, error |
 | `RATCHET_LOG_FORMAT` | `console` | console, json |
 
-`RATCHET_URL` and `RATCHET_API_KEY` are read by the command line only; see `server/cli/client.py`.
+`RATCHET_URL` and `RATCHET_API_KEY` are read by the command line only; see `server/cli/client.py`. So is
+`RATCHET_DEMO_PROMETHEUS`, by `ratchet demo`; see `server/demo/alerting.py`.
 """
 
 import re
@@ -91,7 +92,7 @@ def from_env(environ: Mapping[str, str]) -> Settings:
 
 def unknown(environ: Mapping[str, str]) -> list[str]:
     """One sentence for each `RATCHET_*` variable that means nothing here: most likely a slip of the pen."""
-    known = {*_READERS, "RATCHET_URL", "RATCHET_API_KEY"}
+    known = {*_READERS, "RATCHET_URL", "RATCHET_API_KEY", "RATCHET_DEMO_PROMETHEUS"}
     return [
         f"{name} is not a setting of Ratchet; {nearest(name, known)}"
         for name in sorted(environ)

@@ -4,6 +4,7 @@ The language model is the simulated one unless `--lm local` asks for the small r
 """
 
 import asyncio
+import os
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ import rich_click as click
 from rich.console import Console
 
 from experiments.errors import Invalid
+from server.demo.alerting import Prometheus, asked_for
 from server.demo.play import Play, Summary
 from server.demo.scenes import SCENES, Scene
 from server.demo.screen import Screen, farewell, instructions, quiet
@@ -40,11 +42,14 @@ def run(settings: Settings, *, lm: str, once: bool, as_json: bool) -> int:
 
 async def _play(scene: Scene, data: Path, settings: Settings, screen: Screen, *, stay: bool) -> Summary:
     stage = Stage(scene, data, settings)
+    prometheus = Prometheus(data, screen) if asked_for(os.environ) else None
     try:
         with screen:
             screen.act("Starting a server of its own.")
             await stage.open()
-            summary = await Play(scene, stage, screen).perform()
+            if prometheus is not None:
+                await prometheus.open(stage.url)
+            summary = await Play(scene, stage, screen, prometheus).perform()
         if summary.promotion:
             moved = [summary.promotion.from_variant, summary.promotion.to_variant]
             instructions(screen.console, *[await stage.instructions(name) for name in moved])
@@ -52,6 +57,8 @@ async def _play(scene: Scene, data: Path, settings: Settings, screen: Screen, *,
         if stay:
             await stage.until_interrupted()
     finally:
+        if prometheus is not None:
+            await prometheus.close()
         await stage.close()
     return summary
 

@@ -10,6 +10,7 @@ import shutil
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -54,8 +55,7 @@ class Prometheus:
         """Begin to scrape the server at this URL. Where Prometheus is not installed, say so, and do nothing."""
         program = shutil.which("prometheus")
         if program is None:
-            self._screen.told(f"{ASKED_FOR} is set, but no `prometheus` is on the PATH (Debian: `apt-get install prometheus`)")
-            self._screen.told("the demo goes on without it")
+            self._screen.told(f"{ASKED_FOR} is set, but no `prometheus` is on the PATH: the demo goes on without")
             return
         self.url = f"http://127.0.0.1:{_free_port()}"
         self._write(scraped)
@@ -69,7 +69,9 @@ class Prometheus:
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._screen.told(f"a Prometheus scrapes it every second: {self.url}/alerts")
-        self._screen.told("its rules are those of monitoring/prometheus; what is over stays for 2 s there, not for 15 min")
+        self._screen.told(
+            "with the rules of monitoring/prometheus, but an alert that is over stays for 2 s, not 15 min"
+        )
         self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
@@ -113,7 +115,7 @@ class Prometheus:
         log = (self._folder / "prometheus.log").read_text(errors="replace").strip().splitlines()[-1:]
         self._screen.told(f"Prometheus has ended by itself: {' '.join(log)}")
 
-    def _compare(self, alerts: list[dict[str, Mapping[str, str]]]) -> None:
+    def _compare(self, alerts: list[dict[str, Any]]) -> None:
         """Tell what fires now and did not before, and what is over."""
         firing = {
             alert["labels"]["alertname"]: alert["annotations"].get("summary", "")

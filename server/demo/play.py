@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
+from server.demo.alerting import Alerts, Prometheus
 from server.demo.application import Applications
 from server.demo.scenes import Scene
 from server.demo.screen import Screen
@@ -64,7 +65,10 @@ class Promoted(msgspec.Struct, frozen=True, rename={"from_variant": "from", "to_
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened, as `ratchet demo --once --json` prints it; what did not come about is null."""
+    """What happened, as `ratchet demo --once --json` prints it; what did not come about is null.
+
+    `prometheus` is there where it was asked for, and null where it is not installed.
+    """
 
     closed: bool
     lm: str
@@ -73,16 +77,18 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     compile: Compiled | None = None
     experiment: Trial | None = None
     promotion: Promoted | None = None
+    prometheus: Alerts | msgspec.UnsetType | None = msgspec.UNSET
     seconds: float
 
 
 class Play:
-    """One performance on a stage."""
+    """One performance on a stage, watched by a Prometheus if there is one."""
 
-    def __init__(self, scene: Scene, stage: Stage, screen: Screen) -> None:
+    def __init__(self, scene: Scene, stage: Stage, screen: Screen, prometheus: Prometheus | None = None) -> None:
         self._scene = scene
         self._stage = stage
         self._screen = screen
+        self._prometheus = prometheus
         self._program = f"/v1/programs/{scene.program}"
         self._listening: dict[str, asyncio.Task[None]] = {}
         self._trial = Trial("", None)
@@ -103,7 +109,9 @@ class Play:
             after = applications.counting()
             promoted = trial is not None and trial.verdict == "promote"
             if promoted:
-                await self._until(lambda: self._measured(applications), "The champion of now serves.")
+                await self._until(lambda: self._measured(applications), "The new champion serves.")
+                if self._prometheus is not None:
+                    await self._until(self._prometheus.calm, "Prometheus sees that the alarm is over.")
         for task in self._listening.values():
             task.cancel()
         champion = (await self._stage.get(self._program))["champion"]
@@ -115,6 +123,7 @@ class Play:
             compile=run,
             experiment=trial,
             promotion=Promoted("base", champion) if promoted else None,
+            prometheus=self._prometheus.alerts if self._prometheus is not None else msgspec.UNSET,
             seconds=round(time.monotonic() - began, 1),
         )
 

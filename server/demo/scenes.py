@@ -61,18 +61,18 @@ def _triage() -> Scene:
 def _reviews() -> Scene:
     cases = _module("reviews")
     return Scene(
-        title="Real reviews, judged by a small real language model; then they change domain",
-        lm="local/smollm2 (SmolLM2-135M-Instruct), a REAL language model in the server's process; "
-        "new wordings come from a pool of phrases (sim/phrases), not from a reflecting model",
+        title="Real film reviews, judged by a small real language model; then other people write them",
+        lm="local/smollm2 (SmolLM2-135M), a REAL one in the server's process. None that small can reflect: "
+        "new wordings come from sim/phrases, a SIMULATED reflection LM with a pool of them",
         program="reviews",
         definitions=_present(EXAMPLES / "reviews" / "demo.yaml"),
         cases=cases.case,
         shifted=cases.shifted,
-        shift="The world changes: the reviews now come from another place.",
+        shift="The world changes: critics write now, and no longer viewers, and most of them praise.",
         clients=2,
-        per_second=30.0,
-        least=150,
-        patience=1200.0,
+        per_second=20.0,
+        least=130,
+        patience=900.0,
     )
 
 

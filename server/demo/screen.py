@@ -230,6 +230,10 @@ def _outcome(scene: Scene, summary: "Summary", stage: "Stage") -> Table:
     table.add_row("compile run", f"{run.optimizer}, ${run.spent_usd} (run {run.compile_id})" if run else "none")
     table.add_row("verdict", f"{trial.verdict} (experiment {trial.experiment_id})" if trial else "none")
     table.add_row("champion", f"{moved.from_variant} → {moved.to_variant}" if moved else "unchanged")
+    if summary.prometheus:
+        seen = summary.prometheus
+        over = f"resolved: {', '.join(seen.resolved) or 'none'}"
+        table.add_row("Prometheus", f"fired: {', '.join(seen.fired) or 'none'}; {over}")
     table.add_row("language model", scene.lm)
     table.add_row("took", f"{summary.seconds:.0f} s; data and log in {stage.data}")
     return table

@@ -25,6 +25,8 @@ from server.ratchet import Ratchet
 from server.serving.idempotency import Held, hold, let_go
 from server.serving.outcomes import score_shadow
 from server.store.appending import Entry, append, predicted
+from server.tracing.context import exemplar, trace_id
+from server.tracing.conventions import JOURNAL, PREDICTION
 from server.traffic import Program
 from server.wire.predictions import Usage
 from server.wire.scalars import milliseconds, usd
@@ -122,7 +124,8 @@ async def _recorded(ratchet: Ratchet, job: Job, held: Held | None) -> PredictAns
     with ratchet.store.journal.reserve() as slot:
         made = await _make(ratchet, job)
         completion = held.completion(made.answer) if held and made.answer else None
-        await slot.append(made.prediction, made.content, completion)
+        with ratchet.tracing.step(JOURNAL, {PREDICTION: made.prediction.prediction_id}):
+            await slot.append(made.prediction, made.content, completion)
     _count(ratchet, made)
     return _told(made)
 
@@ -151,7 +154,8 @@ async def _batch_once(
             made = await _each(jobs, lambda job: _make(ratchet, job))
             answer = BatchAnswer([_or_problem(ratchet, _answer_of(one)) for one in made])
             entries = [predicted(one.prediction, one.content, None) for one in made if isinstance(one, Made)]
-            await ratchet.store.write(append, [*entries, Entry(completion=held.completion(answer))])
+            with ratchet.tracing.step(JOURNAL):
+                await ratchet.store.write(append, [*entries, Entry(completion=held.completion(answer))])
     except BaseException:
         await let_go(ratchet, held)
         raise
@@ -185,11 +189,13 @@ async def _make(ratchet: Ratchet, job: Job) -> Made:
     given = Assignment(job.pinned.name, 1.0, None) if job.pinned else route(program.routing, unit)
     if given.shadow:
         ratchet.traffic.begin(_shadow(ratchet, program, job, given, prediction_id, unit, began), began)
+    trail = ratchet.tracing.trail()
     served = await ratchet.runner.answer(
         job.pinned or program.variants[given.variant],
         None if job.pinned else program.champion,
         program.definition,
         job.input,
+        trail=trail,
     )
     now = ratchet.now()
     ratchet.traffic.refuse_if_late(began, program.definition.deadline, now)
@@ -203,6 +209,7 @@ async def _make(ratchet: Ratchet, job: Job) -> Made:
         began=began,
         now=now,
     )
+    ratchet.tracing.predicted(prediction, trail)
     return Made(prediction, _content(prediction_id, job, served), _answer(prediction, served))
 
 
@@ -216,8 +223,9 @@ async def _shadow(
     assigned = Assignment(given.shadow or "", 1.0, given.experiment_id)
     try:
         with ratchet.store.journal.reserve() as slot:
+            trail = ratchet.tracing.trail()
             served = await ratchet.runner.answer(
-                program.variants[assigned.variant], None, program.definition, job.input
+                program.variants[assigned.variant], None, program.definition, job.input, trail=trail
             )
             now = ratchet.now()
             ratchet.traffic.refuse_if_late(began, program.definition.deadline, now)
@@ -231,6 +239,7 @@ async def _shadow(
                 began=began,
                 now=now,
             )
+            ratchet.tracing.predicted(prediction, trail)
             await slot.append(prediction, _content(prediction.prediction_id, job, served))
         ratchet.metrics.predicted(prediction)
         await score_shadow(ratchet, served_id)
@@ -277,6 +286,7 @@ def _prediction(
         created_at=began,
         answered_at=now,
         covariates=dict(known),
+        trace_id=trace_id(),
     )
 
 
@@ -355,7 +365,7 @@ def _or_problem(ratchet: Ratchet, answer: PredictAnswer | Exception) -> PredictA
 
 def _count(ratchet: Ratchet, made: Made) -> None:
     prediction = made.prediction
-    ratchet.metrics.predicted(prediction)
+    ratchet.metrics.predicted(prediction, exemplar())
     if prediction.status == "ok":
         spent = ratchet.now() - prediction.created_at - sum(call.latency for call in prediction.calls)
         ratchet.metrics.overhead.labels(prediction.program).observe(max(0, spent) / SECOND)

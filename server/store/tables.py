@@ -98,6 +98,7 @@ predictions = Table(
     Column("covariates", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("answered_at", BigInteger, nullable=False),
+    Column("trace_id", BYTEWISE),
     Index("predictions_program_idx", "program", "created_at"),
     # Traffic outside experiments is the larger part and is never read by experiment.
     Index(

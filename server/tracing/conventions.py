@@ -16,6 +16,7 @@ WORKFLOW: Final = "gen_ai.workflow.name"
 PROVIDER: Final = "gen_ai.provider.name"
 REQUEST_MODEL: Final = "gen_ai.request.model"
 RESPONSE_MODEL: Final = "gen_ai.response.model"
+FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 INPUT_MESSAGES: Final = "gen_ai.input.messages"
@@ -37,6 +38,8 @@ COST: Final = "ratchet.cost_usd"
 """Exact, as everywhere: a decimal string."""
 
 CAPTURE_CONTENT: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+"""The variable by which an operator asks for prompts and answers in spans; CAPTURED are the values that do."""
+CAPTURED: Final = ("true", "span_only", "span_and_event")
 
 _PROVIDERS = {
     "azure": "azure.ai.openai",

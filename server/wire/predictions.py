@@ -46,7 +46,8 @@ class StoredOutcome(msgspec.Struct, frozen=True, kw_only=True):
 class StoredPrediction(msgspec.Struct, frozen=True, kw_only=True):
     """A prediction with its content and outcomes. `variant` is who answered, null when nobody did.
 
-    `unit`, `input`, `output` and `metadata` are null or empty where the content has been deleted.
+    `unit`, `input`, `output` and `metadata` are null or empty where the content has been deleted; `trace_id` is null
+    where neither the caller nor the server traced.
     """
 
     prediction_id: str
@@ -66,6 +67,7 @@ class StoredPrediction(msgspec.Struct, frozen=True, kw_only=True):
     calls: list[Call]
     latency_ms: float
     metadata: dict[str, Any]
+    trace_id: str | None
     created_at: Time
     outcomes: list[StoredOutcome]
 
@@ -98,6 +100,7 @@ def prediction(found: Example) -> StoredPrediction:
         calls=[_call(c) for c in fact.calls],
         latency_ms=milliseconds(fact.latency),
         metadata=content.metadata if content else {},
+        trace_id=fact.trace_id,
         created_at=moment(fact.created_at),
         outcomes=[_outcome(reported) for reported in found.outcomes],
     )

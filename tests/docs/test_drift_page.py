@@ -7,9 +7,9 @@ from benchmarks import drift
 def test_the_page_shows_the_lines_last_kept():
     text = drift.PAGE.read_text()
     assert page.BEGIN in text
-    assert text == page.filled(text, page.kept(drift.LINES)), "run `python -m benchmarks.drift --page`"
+    assert text == page.filled(text, drift.kept()), "run `python -m benchmarks.drift --page`"
 
 
 def test_every_goal_of_the_detector_is_measured():
-    goals = {line["goal"].split()[0] for line in page.kept(drift.LINES)}
+    goals = {line["goal"].split()[0] for line in drift.kept()}
     assert goals == {str(number) for number in range(1, 11)}
