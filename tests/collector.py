@@ -51,6 +51,11 @@ class Collector:
         """What a server is told so that it sends its spans here, soon after they ended."""
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50", "NO_PROXY": "127.0.0.1"}
 
+    def close(self) -> None:
+        """Be gone: connections are refused from now on."""
+        self._http.shutdown()
+        self._http.server_close()
+
     def await_spans(self, enough: Callable[[list[Span]], bool]) -> list[Span]:
         """The spans once there are enough of them; half a minute at most."""
         until = time.monotonic() + 30
@@ -63,7 +68,7 @@ class Collector:
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # noqa: N802 -- the name that http.server looks for
+            def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 collector.asked += 1
                 time.sleep(collector.seconds)
@@ -86,8 +91,7 @@ class Collector:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self.close()
 
 
 def _decoded(body: bytes) -> list[Span]:
