@@ -193,8 +193,11 @@ def test_nothing_but_worse_candidates_and_then_none_that_is_good_enough_leave_th
 def test_a_candidate_that_is_worse_with_users_is_rolled_back_and_the_fall_is_answered_again(
     server: Callable[[str], RunningServer],
 ) -> None:
-    """While it was compiled users took every category for another one: it has learned what is true no more."""
-    running = server(definitions(cooldown="15s"))
+    """While it was compiled users took every category for another one: it has learned what is true no more.
+
+    Harm is acted on at once, futility after `min_units`: it is the harm that is to be seen here.
+    """
+    running = server(definitions(cooldown="15s", min_units=1000))
     look = Look(lambda: running.url)
     with World(lambda: running.url) as world:
         world.share_right(400)

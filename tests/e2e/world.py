@@ -22,7 +22,7 @@ BATCH = 25
 _SEED = 5
 
 
-def definitions(*, lm: dict[str, Any] | None = None, **learning: Any) -> str:
+def definitions(*, lm: dict[str, Any] | None = None, min_units: int = 50, **learning: Any) -> str:
     """A definitions file of the program `triage`, whose champion was written for the world as it was."""
     student = {"model": "sim/triage", "options": {"seed": 3, "noise": 0.02}, "price": {"input": 0.15, "output": 0.6}}
     reflection = {"model": "sim/triage", "options": {"seed": 3}, "price": {"input": 1.25, "output": 10}}
@@ -36,7 +36,7 @@ def definitions(*, lm: dict[str, Any] | None = None, **learning: Any) -> str:
             "randomize": "request",
             "ramp": [],
             "split": {"champion": 0.5, "challenger": 0.5},
-            "min_units": 50,
+            "min_units": min_units,
             "min_effect": 0.05,
             "min_duration": 0,
             "outcome_window": "1s",
