@@ -178,7 +178,7 @@ class Compilation:
         pairs = asyncio.run(paired(self.job, candidate, student, self.spending))
         if self.spending.stopped is not None and (self.spending.stopped.kind != "budget" or not pairs):
             return self._ended(self.spending.stopped.kind, self.spending.stopped.reason, search)
-        reason = f"{best.score:.3f} on the valset against the champion's {search.baseline:.3f}"
+        reason = f"{best.score:.1%} on the valset against the champion's {search.baseline:.1%}"
         if stop is not None:
             reason += f"; the best until {stop.reason}"
         if len(pairs) < len(dataset.holdout):

@@ -132,15 +132,19 @@ class _Watcher:
         if self._search.spending.stopped is not None:
             return
         best = self._search.telling.progress.best_score or 0.0
-        said = f"accepted with {event['new_score']:g} on its minibatch; best on the valset so far: {best:.3f}"
+        said = f"accepted with {self._points(event['new_score'])}; best on the valset so far: {best:.1%}"
         self._search.telling.tell("accepted", said)
 
     def on_candidate_rejected(self, event: dict[str, Any]) -> None:
         """A proposal did no better than its parent on the same minibatch, unless that was cut short."""
         if self._search.spending.stopped is not None:
             return
-        said = f"rejected: {event['new_score']:g} on its minibatch, before it {event['old_score']:g}"
+        said = f"rejected with {self._points(event['new_score'])}, where its parent has {event['old_score']:g}"
         self._search.telling.tell("rejected", said)
+
+    def _points(self, score: float) -> str:
+        """The sum of the scores on a minibatch, in words."""
+        return f"{score:g} of {min(MINIBATCH, len(self._search.train))} points on the examples it was tried on"
 
 
 def _instructions(search: Search, texts: dict[str, str]) -> State:

@@ -182,7 +182,7 @@ class Search:
             return False
         self.baseline = mean
         self.telling.now(best_score=mean)
-        self.telling.tell("baseline", f"the champion scores {mean:.3f} on {len(self.val)} examples")
+        self.telling.tell("baseline", f"the champion scores {mean:.1%} on the valset of {len(self.val)} examples")
         if mean >= 1:
             self.spending.stop("enough", "the champion makes no mistake on the valset: there is nothing to improve")
         return mean < 1

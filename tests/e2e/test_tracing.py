@@ -58,7 +58,10 @@ def serving(directory: Path, **environment: str) -> RunningServer:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     told = {"RATCHET_LOG_LEVEL": "debug", "RATCHET_LOG_FORMAT": "json"}
-    with Collector() as collector, serving(tmp_path_factory.mktemp("traced"), **collector.environment, **told) as server:
+    with (
+        Collector() as collector,
+        serving(tmp_path_factory.mktemp("traced"), **collector.environment, **told) as server,
+    ):
         yield Scene(server, collector)
 
 
