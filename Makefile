@@ -1,7 +1,7 @@
 # Everything a developer does here; `make` alone lists it. Every target sets up what it needs, so any of them may be the
 # first command in a clean clone. Installing needs Python 3.11+ and its pip, nothing else; everything lives in .venv.
 #
-#   EXTRAS=local-lm     with `setup` or `demo`: also install the small real language model
+#   EXTRAS=local-lm     with `setup` or `demo`: also install the small real language model (otel: traces)
 #   PYTHON=python3.12   which Python to build .venv with
 #   TESTS=tests/store   with `test-only`: which tests; ARGS='-k journal -x' is handed to pytest
 
@@ -92,7 +92,9 @@ lock: $(VENV)/.dev  ## pin what pyproject.toml asks for, with hashes; UPGRADE=1 
 	@$(LOCK) --no-config --exclude-newer '7 days' --extra litellm pyproject.toml -o requirements-litellm.lock
 	@$(LOCK) -c requirements-litellm.lock pyproject.toml -o requirements.lock
 	@$(LOCK) -c requirements-litellm.lock --extra local-lm pyproject.toml -o requirements-local-lm.lock
-	@$(LOCK) -c requirements-litellm.lock --extra local-lm --group dev pyproject.toml -o requirements-dev.lock
+	@$(LOCK) -c requirements-litellm.lock --extra otel pyproject.toml -o requirements-otel.lock
+	@$(LOCK) -c requirements-litellm.lock -c requirements-otel.lock --extra local-lm --extra otel --group dev \
+		pyproject.toml -o requirements-dev.lock
 	@$(LOCK) -c requirements-dev.lock --group build -o requirements-build.lock
 	@git --no-pager diff --stat -- 'requirements*.lock'
 

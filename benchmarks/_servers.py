@@ -52,9 +52,9 @@ def ratchet(config: Path, data: Path, url: str) -> Iterator[tuple[Child, int]]:
 
 
 @contextmanager
-def module(name: str, *arguments: str) -> Iterator[Child]:
+def module(name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Child]:
     """`python -m benchmarks.NAME ARGUMENTS`."""
-    with process(sys.executable, "-m", f"benchmarks.{name}", *arguments) as child:
+    with process(sys.executable, "-m", f"benchmarks.{name}", *arguments, environment=environment) as child:
         yield child
 
 

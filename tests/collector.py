@@ -56,7 +56,7 @@ class Collector:
         self._http.shutdown()
         self._http.server_close()
 
-    def await_spans(self, enough: Callable[[list[Span]], bool]) -> list[Span]:
+    def await_spans(self, enough: Callable[[list[Span]], object]) -> list[Span]:
         """The spans once there are enough of them; half a minute at most."""
         until = time.monotonic() + 30
         while not enough(self.spans):

@@ -212,9 +212,12 @@ def _print_replay(console: Console, found: dict[str, Any]) -> None:
         "derived again"
     )
     rows = [(d["tick"], d["place"], d["stored"], d["replayed"]) for d in found["differences"]]
-    console.print(
-        table(">decision", "place", "stored", "derived", rows=rows) if rows else "Every one agrees, digit for digit."
-    )
+    if rows:
+        console.print(table(">decision", "place", "stored", "derived", rows=rows))
+    elif found["rounding"]:
+        console.print(f"Every one agrees, to {found['rounding']:.0e}: another kind of processor rounds otherwise.")
+    else:
+        console.print("Every one agrees, digit for digit.")
 
 
 def pair(written: str) -> tuple[str, Any]:

@@ -5,6 +5,7 @@ The language model is the simulated one unless `--lm local` asks for the small r
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import msgspec
@@ -32,8 +33,8 @@ def run(settings: Settings, *, lm: str, once: bool, as_json: bool) -> int:
     screen = quiet(console) if as_json or not console.is_terminal else Screen(console, scene)
     try:
         summary = asyncio.run(_play(scene, data, settings, screen, stay=not once and console.is_terminal))
-    except KeyboardInterrupt:
-        console.print("Stopped. What was recorded is kept.")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print(f"Stopped. What was recorded is kept in {data}.", highlight=False, soft_wrap=True)
         return 1
     if as_json:
         click.echo(msgspec.json.encode(summary))
@@ -41,12 +42,14 @@ def run(settings: Settings, *, lm: str, once: bool, as_json: bool) -> int:
 
 
 async def _play(scene: Scene, data: Path, settings: Settings, screen: Screen, *, stay: bool) -> Summary:
+    _end_in_order()
     stage = Stage(scene, data, settings)
     prometheus = Prometheus(data, screen) if asked_for(os.environ) else None
     try:
         with screen:
             screen.act("Starting a server of its own.")
             await stage.open()
+            screen.told(f"it is at {stage.url}; what Prometheus would see of it, at {stage.url}/metrics")
             if prometheus is not None:
                 await prometheus.open(stage.url)
             summary = await Play(scene, stage, screen, prometheus).perform()
@@ -61,6 +64,14 @@ async def _play(scene: Scene, data: Path, settings: Settings, screen: Screen, *,
             await prometheus.close()
         await stage.close()
     return summary
+
+
+def _end_in_order() -> None:
+    """However the demo is ended, its server is told to end too: it does not hear the terminal's signals itself."""
+    task = asyncio.current_task()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if task is not None:
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 def _fresh(wanted: Path) -> Path:

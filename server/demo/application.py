@@ -28,6 +28,11 @@ class Tally:
         """None before the first."""
         return self.right / self.told if self.told else None
 
+    @property
+    def share(self) -> str:
+        """Such as "38.0% of 250"."""
+        return f"{self.right / max(1, self.told):.1%} of {self.told}"
+
 
 class Applications:
     """Traffic from entering the block to leaving it. Assign `tally` to count anew, set `shifted` to change the world.

@@ -102,10 +102,7 @@ class Play:
             applications.shifted = True
             during = applications.counting()
             alarm = await self._until(self._alarmed, scene.shift)
-            if before.accuracy and during.accuracy:
-                self._screen.told(
-                    f"right are {during.accuracy:.1%} of the {during.told} answers judged since, after {before.accuracy:.1%}"
-                )
+            self._screen.told(f"right are {during.share} answers judged since the change, after {before.share} before")
             run = await self._until(self._compiled, "The server recompiles the program on what users reported since.")
             trial = (
                 await self._until(self._tried, "What came of it is on trial. Nobody touches anything.") if run else None
@@ -143,25 +140,26 @@ class Play:
         return None
 
     async def _settled(self) -> bool | None:
-        signal = await self._score_signal()
-        if signal is None or signal["status"] == "warming" or signal["outcomes"] < self._scene.least:
+        told = await self._watched()
+        if told is None or told["status"] == "warming" or told["outcomes"] < self._scene.least:
             return None
-        self._screen.told(f"the champion is right in {signal['baseline']:.1%} of {signal['outcomes']} judged answers")
+        self._screen.told(f"the champion is right in {told['baseline']:.1%} of {told['outcomes']} judged answers")
         return True
 
     async def _alarmed(self) -> Alarm | None:
-        signal = await self._score_signal()
-        if signal is None or signal["status"] != "alarm":
+        told = await self._watched()
+        if told is None or told["status"] != "alarm":
             return None
-        self._screen.told(f"DRIFT ALARM: {signal['variant']!r} has become worse, by evidence that chance brings once in")
-        self._screen.told(f"{self._run_length:,.0f} outcomes or more; so it is since {_clock(signal['change_point'])}")
-        return msgspec.convert(signal, Alarm)
+        self._screen.told(f"DRIFT ALARM: {told['variant']!r} gets worse, since about {_clock(told['change_point'])}")
+        self._screen.told("only what users report of answers since then is learnt from")
+        return msgspec.convert(told, Alarm)
 
-    async def _score_signal(self) -> dict[str, Any] | None:
+    async def _watched(self) -> dict[str, Any] | None:
+        """What the drift detector says of the goal's score."""
         told = await self._stage.get(f"{self._program}/drift")
         signal = next((signal for signal in told["signals"] if signal["signal"] == "score"), None)
         if signal is not None:
-            self._screen.watched(signal)
+            self._screen.watched(signal, told["outcomes_between_false_alarms"])
         return signal
 
     async def _compiled(self) -> Compiled | None:
@@ -183,10 +181,18 @@ class Play:
         return Compiled(run["compile_id"], run["optimizer"], run["spent_usd"])
 
     async def _listen(self, run: str) -> None:
-        """Show what a run tells, as it tells it."""
+        """Show what a run tells, as it tells it; how many calls it has made is in the figures."""
+        known = set[str]()
         with contextlib.suppress(httpx.HTTPError):  # what is not heard here is in the run's record
+            for text in (await self._stage.instructions("base")).values():
+                known.update(text.splitlines())
             async for event in self._stage.events(f"/v1/compiles/{run}/events"):
-                self._screen.told(f"  {event['said']}")
+                if event["kind"] == "proposed":
+                    new = [line for line in event["text"].splitlines() if line not in known]
+                    self._screen.told(f"  proposes: {' / '.join(new) or 'another choice of lines seen before'}")
+                    known.update(new)
+                elif event["kind"] != "progress":
+                    self._screen.told(f"  {event['said']}")
 
     async def _tried(self) -> Trial | None:
         report = await self._stage.get(f"/v1/experiments/{self._trial.experiment_id}/report")

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from server.demo.stage import Stage
 
 _WIDTH = 60
-_SHOWN = 8
+_MARGIN = 32
+"""Columns that a picture leaves free: the panel's, and those of the numbers beside it."""
+_FIGURES = 22
+"""Lines of the panel that are not events, at most; the rest of the terminal is for these."""
 _BUCKET = 2.0
 """Seconds that one character of the line over time stands for, at first; they double when the line is full."""
 
@@ -39,7 +42,8 @@ class Screen:
         self._act = "Starting a server ..."
         self._figures: RenderableType = Text("")
         self._events: list[str] = []
-        self._judged = Judged()
+        self._width = max(10, min(_WIDTH, console.width - _MARGIN))
+        self._judged = Judged(self._width)
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=5, transient=True)
 
     def __enter__(self) -> Self:
@@ -51,7 +55,7 @@ class Screen:
         if self._scene is not None:
             self._live.stop()
             for event in self._events:
-                self.console.print(event, highlight=False, markup=False)
+                self._print(event)
 
     def act(self, says: str) -> None:
         """A new act begins."""
@@ -64,7 +68,10 @@ class Screen:
         said = f"{time.monotonic() - self._began:6.1f}s  {event}"
         self._events.append(said)
         if self._scene is None:
-            self.console.print(said, highlight=False, markup=False)
+            self._print(said)
+
+    def _print(self, event: str) -> None:
+        self.console.print(event, highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
 
     def judged(self, *, right: bool) -> None:
         """One more answer was judged."""
@@ -73,22 +80,24 @@ class Screen:
     def measured(self, told: int, least: int, accuracy: float | None) -> None:
         """How accuracy looks so far."""
         shown = "no answer judged yet" if accuracy is None else f"{accuracy:.1%} right"
-        self._figures = Group(Text(f"{told} of {least} answers judged, {shown}"), gauge(told / least, _WIDTH))
+        self._figures = Group(Text(f"{told} of {least} answers judged, {shown}"), gauge(told / least, self._width))
 
-    def watched(self, signal: dict[str, Any] | None) -> None:
-        """What the drift detector makes of the goal's score."""
-        if signal is None:
-            return
+    def watched(self, signal: dict[str, Any], run_length: float | None) -> None:
+        """What the drift detector makes of the goal's score, at so many outcomes between two false alarms."""
         evidence = signal["evidence_ratio"] or 0.0
         scores = [f"{name} {signal[key]:.1%}" for name, key in _SCORES if signal[key] is not None]
         self._figures = Group(
             Text(f"drift detector: {signal['status']}, {signal['outcomes']} outcomes; {', '.join(scores)}"),
-            gauge(evidence, _WIDTH, style="red" if evidence > 0.7 else "cyan"),
+            gauge(evidence, self._width, style="red" if evidence > 0.7 else "cyan"),
             Text(f"evidence of a fall, on its way to the alarm: {evidence:.0%}"),
+            Text(f"(chance raises it once in {run_length:,.0f} outcomes or less often)" if run_length else ""),
         )
 
     def compiling(self, run: dict[str, Any]) -> None:
         """How far the compile run is."""
+        if run["state"] == "queued":
+            self._figures = Text(f"{run['optimizer']} is about to begin, in a process of its own")
+            return
         progress = run["progress"]
         calls, budget = progress["metric_calls"], progress["metric_calls_budget"] or 1
         best = progress["best_score"]
@@ -97,32 +106,34 @@ class Screen:
             f"{calls} of {budget} metric calls",
             f"best on its valset {'-' if best is None else f'{best:.1%}'}, spent ${run['spent_usd']}",
         ]
-        self._figures = Group(Text(", ".join(said)), gauge(calls / budget, _WIDTH))
+        self._figures = Group(Text(", ".join(said)), gauge(calls / budget, self._width))
 
     def weighed(self, report: dict[str, Any]) -> None:
         """Where the experiment stands."""
-        self._figures = Group(_arms(report), Text(), *_weights(report))
+        self._figures = Group(_arms(report), Text(), *_weights(report, self._width))
 
     def _render(self) -> Panel:
         title = self._scene.title if self._scene else ""
         model = Text.assemble(("Language model: ", "dim"), (self._scene.lm if self._scene else "", "bold yellow"))
         strip = Text.assemble(("right answers   ", "dim"), (self._judged.line(), "green"), f" {self._judged.lately}")
-        events = Text("\n".join(self._events[-_SHOWN:]), style="dim")
+        shown = max(3, self.console.height - _FIGURES)
+        events = Text("\n".join(self._events[-shown:]), style="dim", overflow="ellipsis", no_wrap=True)
         body = Group(model, Text(), strip, Text(), Text(self._act, style="bold"), Text(), self._figures, Text(), events)
         return Panel(body, title=f"[bold]Ratchet demo[/] · {escape(title)}", padding=(1, 2))
 
 
 class Judged:
-    """The share of right answers over time, in so many steps as fit a line."""
+    """The share of right answers over time, in so many steps as fit a line of `width` characters."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
+        self._width = width
         self._bucket = _BUCKET
         self._counts: list[tuple[int, int]] = []
 
     def add(self, at: float, *, right: bool) -> None:
         """Count an answer judged `at` seconds after the beginning."""
         place = int(at / self._bucket)
-        if place >= _WIDTH:
+        if place >= self._width:
             pairs = [self._counts[i : i + 2] for i in range(0, len(self._counts), 2)]
             self._counts = [(sum(n for n, _ in pair), sum(r for _, r in pair)) for pair in pairs]
             self._bucket *= 2
@@ -164,7 +175,7 @@ def _arms(report: dict[str, Any]) -> Table:
     return table
 
 
-def _weights(report: dict[str, Any]) -> list[Text]:
+def _weights(report: dict[str, Any], width: int) -> list[Text]:
     """The interval, and the evidence on its way to the threshold."""
     goal = _goal(report)
     log_e = goal["log_e_better"] or 0.0
@@ -173,16 +184,16 @@ def _weights(report: dict[str, Any]) -> list[Text]:
     evidence = f"evidence {math.exp(min(log_e, 50)):.3g} of {1 / level:.0f} needed" if level else ""
     return [
         Text("difference in the goal, with its confidence sequence (it holds however often one looks)"),
-        _interval(goal["interval"]["lower"], goal["estimate"], goal["interval"]["upper"]),
+        _interval(goal["interval"]["lower"], goal["estimate"], goal["interval"]["upper"], width),
         Text(evidence),
-        gauge(log_e / needed, _WIDTH),
+        gauge(log_e / needed, width),
     ]
 
 
-def _interval(lower: float | None, estimate: float | None, upper: float | None) -> Text:
+def _interval(lower: float | None, estimate: float | None, upper: float | None, width: int) -> Text:
     """The interval, zoomed in as it shrinks, with its ends in points."""
     low, high = -1.0 if lower is None else lower, 1.0 if upper is None else upper
-    drawn = interval(low, estimate, high, min(1.0, 1.15 * max(abs(low), abs(high), 0.05)), _WIDTH + 1)
+    drawn = interval(low, estimate, high, min(1.0, 1.15 * max(abs(low), abs(high), 0.05)), width + 1)
     return drawn.append(f"  {100 * low:+.1f} to {100 * high:+.1f} points", style="default")
 
 

@@ -42,20 +42,20 @@ class Stage:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", "from server.cli import main; main()",
                 "up", "--config", str(self._scene.definitions),
-                env={**os.environ, **settings}, stdout=log, stderr=log,
+                env={**os.environ, **settings}, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self.url = await self._answering()
         self._http = httpx.AsyncClient(base_url=self.url, timeout=60, limits=httpx.Limits(max_connections=64))
 
     async def close(self) -> None:
         """Stop the server and wait for it: what it acknowledged is on disk either way."""
-        if self._http is not None:
-            await self._http.aclose()
         if self._process is not None:
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.send_signal(signal.SIGTERM)
             await self._process.wait()
+        if self._http is not None:
+            await self._http.aclose()
 
     async def get(self, path: str) -> Any:
         """The decoded answer. Raises: httpx.HTTPStatusError."""

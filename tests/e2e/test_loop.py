@@ -23,7 +23,7 @@ from tests.servers import RunningServer
 pytestmark = pytest.mark.timeout(300)
 
 USELESS = ["Answer as you see fit.", "Be quick: the first word is enough.", "Always be polite.", "Guess."]
-WRONG = dict(zip(LABELS, [*LABELS[1:], LABELS[0]], strict=True))
+WRONG: dict[str, str] = dict(zip(LABELS, [*LABELS[1:], LABELS[0]], strict=True))
 """Every category taken for another one."""
 
 
@@ -163,9 +163,8 @@ def test_in_a_stable_world_nothing_happens_and_the_server_says_why(server: Calla
 def test_nothing_but_worse_candidates_and_then_none_that_is_good_enough_leave_the_champion_as_it_is(
     server: Callable[[str], RunningServer], tmp_path: Path
 ) -> None:
-    cooldown = {"cooldown": "4s"}
     useless = {"model": "sim/phrases", "options": {"phrases": USELESS}, "price": {"input": 1, "output": 1}}
-    running = server(definitions(reflection_lm=useless, **cooldown))
+    running = server(definitions(reflection_lm=useless, cooldown="4s"))
     look = Look(lambda: running.url)
     with World(lambda: running.url) as world:
         world.share_right(400)
@@ -174,7 +173,7 @@ def test_nothing_but_worse_candidates_and_then_none_that_is_good_enough_leave_th
         assert (first["state"], first["variant"], first["experiment_id"]) == ("rejected", None, None)
         assert first["error"]
         assert 0 < float(first["spent_usd"]) <= 1
-        (tmp_path / "ratchet.yaml").write_text(definitions(gate={"min_score": 0.999}, **cooldown))
+        (tmp_path / "ratchet.yaml").write_text(definitions(gate={"min_score": 0.999}, cooldown="4s"))
         (alarm,) = look.alarms
         until(lambda: look.alarms[0]["closed_at"])
         assert look.alarms[0]["closed_by"] == f"compile run {first['compile_id']} was rejected"

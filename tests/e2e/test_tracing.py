@@ -1,4 +1,4 @@
-"""Traces of a real server under traffic, as a collector receives them; and what becomes of requests when it does not."""
+"""Traces of a real server under traffic, as a collector receives them; and what requests are like when it does not."""
 
 import json
 import time

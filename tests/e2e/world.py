@@ -109,23 +109,14 @@ class World:
         answers = self._post("/v1/programs/triage/predict/batch", {"items": items})
         said = [
             {"prediction_id": answer["prediction_id"], "label": {"category": label}}
-            for answer, label in zip(answers, labels, strict=False)
+            for answer, label in zip(answers, labels, strict=True)
         ]
         self._post("/v1/outcomes", {"outcomes": said})
-        return [answer["output"]["category"] == label for answer, label in zip(answers, labels, strict=False)]
+        return [answer["output"]["category"] == label for answer, label in zip(answers, labels, strict=True)]
 
     def _post(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """The results; nothing when the traffic ends first. A server that does not answer is asked again."""
-        while not self._stop.is_set():
-            try:
-                answer = httpx.post(self._url() + path, json=body, timeout=30, trust_env=False)
-            except httpx.TransportError:
-                time.sleep(0.1)
-                continue
-            if answer.status_code != 503:
-                return list(answer.raise_for_status().json()["results"])
-            time.sleep(0.1)
-        return []
+        """The results. A server that is away is asked again: applications do not forget what they have to say."""
+        return list(answered(lambda: httpx.post(self._url() + path, json=body, timeout=30, trust_env=False))["results"])
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -138,6 +129,20 @@ class World:
             self.check()
 
 
+def answered(ask: Callable[[], httpx.Response]) -> Any:
+    """The decoded answer of a server that may be away for a while: half a minute at most."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            answer = ask()
+            if answer.status_code != 503 or time.monotonic() > end:
+                return answer.raise_for_status().json()
+        except httpx.TransportError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.1)
+
+
 class Look:
     """What the server at `url()` tells about the program and its learning."""
 
@@ -146,14 +151,7 @@ class Look:
 
     def get(self, path: str) -> Any:
         """The decoded answer; a server that is away is waited for."""
-        while True:
-            try:
-                answer = httpx.get(self._url() + path, timeout=30, trust_env=False)
-            except httpx.TransportError:
-                time.sleep(0.1)
-                continue
-            if answer.status_code != 503:
-                return answer.raise_for_status().json()
+        return answered(lambda: httpx.get(self._url() + path, timeout=30, trust_env=False))
 
     @property
     def champion(self) -> str:

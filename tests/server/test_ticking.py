@@ -351,6 +351,32 @@ def test_levels_follow_the_series_and_a_new_alpha_opens_another(sqlite_url: str)
     on(sqlite_url, {"base": 0.5, "new": 0.5}, scenario)
 
 
+@pytest.mark.parametrize(("off", "agrees"), [(1e-13, True), (1e-6, False)])
+def test_a_replay_tells_rounding_from_a_difference(sqlite_url: str, off: float, agrees: bool) -> None:
+    async def scenario(world: World) -> None:
+        experiment = await world.begin()
+        await world.until_verdict(experiment)
+
+        def nudge(conn: Connection) -> None:
+            """As if a processor that rounds otherwise had decided."""
+            (decision,) = store.decisions_of(conn, experiment.experiment_id)
+            told = msgspec.json.decode(msgspec.json.encode(decision.evidence))
+            told["comparisons"][0]["log_e_better"] *= 1 + off
+            nudged = encode(msgspec.structs.replace(decision, evidence=told))
+            conn.execute(decisions.update().values(body=nudged))
+
+        assert (await world.store.read(replay, experiment.experiment_id)).rounding == 0
+        await world.store.write(nudge)
+        again = await world.store.read(replay, experiment.experiment_id)
+        assert again.agrees == agrees
+        assert (again.rounding > 0) == agrees
+        assert (
+            [difference.place for difference in again.differences] == [] if agrees else ["/comparisons/0/log_e_better"]
+        )
+
+    on(sqlite_url, {"base": 0.5, "new": 0.85}, scenario)
+
+
 def test_a_replay_by_another_engine_says_that_it_proves_nothing(sqlite_url: str) -> None:
     async def scenario(world: World) -> None:
         experiment = await world.begin()
