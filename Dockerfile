@@ -11,11 +11,12 @@ RUN python -m venv /build && python -m venv --without-pip /opt/ratchet
 WORKDIR /src
 
 # Dependencies are a layer of their own: they change far less often than the code. Only wheels, so that nothing is
-# compiled or run at install, and each one's hash is in the lock.
-COPY requirements.lock requirements-build.lock ./
+# compiled or run at install, and each one's hash is in the lock. With traces: --build-arg LOCK=requirements-otel.lock.
+ARG LOCK=requirements.lock
+COPY ${LOCK} requirements-build.lock ./
 RUN /build/bin/python -m pip install --no-deps --require-hashes --only-binary :all: -r requirements-build.lock \
  && /build/bin/python -m pip --python /opt/ratchet/bin/python install \
-    --no-deps --require-hashes --only-binary :all: --no-compile -r requirements.lock
+    --no-deps --require-hashes --only-binary :all: --no-compile -r ${LOCK}
 
 COPY pyproject.toml README.md LICENSE ./
 COPY experiments experiments

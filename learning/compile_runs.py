@@ -160,6 +160,7 @@ class CompileRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run as it is recorded. Money in picodollars, times in µs.
 
     `alarm` is the moment of the drift alarm that asked for it, `since` the moment from which feedback was used.
+    `attempt` counts how often it was begun, `failures` how many of those attempts failed: others were cut short.
     """
 
     compile_id: str
@@ -185,6 +186,7 @@ class CompileRun(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     cancel_requested: bool = False
     attempt: int = 0
+    failures: int = 0
     created_at: int
     started_at: int | None = None
     finished_at: int | None = None

@@ -17,8 +17,8 @@ from experiments.errors import Invalid, Unavailable, nearest
 from experiments.quantities import dollars
 from learning.compile_runs import Job, Progress, Result
 from learning.compiling.copying import copied
-from learning.compiling.estimates import NEEDS_OPTUNA, min_metric_calls, refusal
-from learning.compiling.optimizers import installed, optimize
+from learning.compiling.estimates import NEEDS_OPTUNA, installed, min_metric_calls, refusal
+from learning.compiling.optimizers import optimize
 from learning.compiling.pairing import paired
 from learning.compiling.searching import Search
 from learning.compiling.telling import Telling

@@ -15,6 +15,7 @@ was said of them, and writes instructions; it tells the steps of a program apart
 examples by score alone; where optuna, which it needs, is not installed, `gepa` stands in and learns from the labels.
 """
 
+import importlib.util
 import math
 
 import msgspec
@@ -47,6 +48,12 @@ _SUMMARIES = 12
 
 NEEDS_OPTUNA = "mipro needs optuna, which is not installed here: `make setup`, or choose another optimizer"
 _OPTIMIZERS: tuple[Optimizer, ...] = ("gepa", "mipro", "bootstrap_few_shot")
+
+
+def installed() -> frozenset[Optimizer]:
+    """The optimizers that can run here."""
+    every = frozenset(_OPTIMIZERS)
+    return every if importlib.util.find_spec("optuna") else every - {"mipro"}
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):

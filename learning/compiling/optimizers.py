@@ -4,7 +4,6 @@ GEPA is given no directory: it would resume from a pickle, pay its first evaluat
 in clear. A run is resumed by the ledger instead, which works for optimizers without checkpoints too.
 """
 
-import importlib.util
 import threading
 from typing import Any
 
@@ -13,7 +12,6 @@ from dspy.teleprompt import BootstrapFewShot, MIPROv2
 from dspy.teleprompt.gepa import InstructionProposer
 from dspy.utils.callback import BaseCallback
 
-from learning.compile_runs import Optimizer
 from learning.compiling.estimates import CANDIDATES, DEMOS, MINIBATCH, mipro_trials
 from learning.compiling.pairing import threads
 from learning.compiling.searching import Search
@@ -26,12 +24,6 @@ SATURATED = 20
 """Minibatches in a row without a mistake after which there is nothing to learn from; or a whole trainset of them."""
 _GOOD = 0.8
 """The least score of an answer that may serve as a demonstration."""
-
-
-def installed() -> frozenset[Optimizer]:
-    """The optimizers that can run here."""
-    every: frozenset[Optimizer] = frozenset({"gepa", "mipro", "bootstrap_few_shot"})
-    return every if importlib.util.find_spec("optuna") else every - {"mipro"}
 
 
 def optimize(search: Search, reflection: Lm) -> None:

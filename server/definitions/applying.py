@@ -22,6 +22,7 @@ from server.definitions.reading import Definitions, read
 from server.ratchet import Ratchet
 from server.store import Connection
 from server.store import definitions as store
+from server.store.compiles import open_run, request_cancel
 from server.store.experiments import experiments_in, interrupt_holdback
 from server.store.routings import append_routing, routing_in_force
 
@@ -92,6 +93,8 @@ def put_in_force(
         raise Stale("other definitions were applied, or an experiment began or ended, in the meantime; try again")
     for name in present.programs.keys() - definitions.programs.keys():
         store.remove_program(conn, name)
+        if (compiled := open_run(conn, name)) is not None:
+            request_cancel(conn, compiled.compile_id, now)
     for name, definition in definitions.programs.items():
         store.put_program(conn, name, definition, now)
         _serve(conn, _keep(conn, bases[name]), live=name in present.live)

@@ -8,8 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta
 
 from experiments.errors import Fault, Invalid, nearest
-from learning.compiling.estimates import NEEDS_OPTUNA
-from learning.compiling.optimizers import installed
+from learning.compiling.estimates import NEEDS_OPTUNA, installed
 from learning.definitions import NAME, LmSettings, ProgramDefinition
 from learning.feedback.scoring import rescorable
 from learning.lms import check_lm

@@ -6,10 +6,7 @@ the claim, so that a runner which was overtaken stops at its next word.
 """
 
 import asyncio
-import os
-import signal
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,13 +18,13 @@ from learning.compile_runs import CompileRun, Job, Result, RunState
 from learning.gate import judge
 from server.clock import new_id
 from server.loop.candidates import admit, made
-from server.loop.children import Child
 from server.loop.directories import Directory, directories, sweep
-from server.loop.requesting import job_of
+from server.loop.following import Departure, Follower, followed
+from server.loop.requesting import job_of, loaded
 from server.ratchet import Ratchet
+from server.store import Connection
 from server.store.compiles import (
     Claim,
-    NumberedEvent,
     claim_run,
     compile_run,
     ended_runs,
@@ -38,17 +35,15 @@ from server.store.compiles import (
     release_runs,
     renew_run,
 )
+from server.store.upkeep import setting
+from server.trials.ticking import FROZEN
 
 ATTEMPTS = 3
-"""How often a child is started for one run, at most."""
+"""How many attempts at one run may fail."""
+MOST_BEGUN = 30
+"""How often a run is begun at most, for whatever reason it came to no end: it may be the reason itself."""
 _LOOK_EVERY = 1.0
 """Seconds between looks for a run to work on."""
-_FOLLOW_EVERY = 0.5
-"""Seconds between looks at what the child says: two writes a second at most."""
-_PATIENCE = 10.0
-"""Seconds a child gets at each step from being asked to end to being killed."""
-_GRACE = 60.0
-"""Seconds beyond its budget of time after which a child that does not keep it is ended."""
 
 
 @asynccontextmanager
@@ -73,8 +68,8 @@ async def _work(ratchet: Ratchet) -> None:
     while True:
         try:
             claim = None
-            if await ratchet.store.read(free_run):
-                claim = await ratchet.store.write(claim_run, holder, ratchet.settings.lease, ratchet.now())
+            if await ratchet.store.read(_free):
+                claim = await ratchet.store.write(_claim, holder, ratchet.settings.lease, ratchet.now())
             lost = False
         except Unavailable:  # told once by whoever follows the database
             claim = None
@@ -87,10 +82,20 @@ async def _work(ratchet: Ratchet) -> None:
             await asyncio.sleep(_LOOK_EVERY)
         else:
             await carry_out(ratchet, claim)
+            await _sweep(ratchet)
+
+
+def _free(conn: Connection) -> bool:
+    return free_run(conn, automatic=not setting(conn, FROZEN))
+
+
+def _claim(conn: Connection, holder: str, lease: int, now: int) -> Claim | None:
+    """A run to work on. While automatic acts are frozen nothing is begun but what a person asked for."""
+    return claim_run(conn, holder, lease, now, automatic=not setting(conn, FROZEN))
 
 
 async def _sweep(ratchet: Ratchet) -> None:
-    """Remove the run directories that a dead server left behind."""
+    """Remove what is left of runs that have ended: they failed here, or went on elsewhere, or a server died."""
     data = Path(ratchet.settings.data)
     if not directories(data).is_dir():
         return
@@ -111,12 +116,13 @@ async def carry_out(ratchet: Ratchet, claim: Claim) -> None:
         await asyncio.to_thread(Directory(Path(ratchet.settings.data), compile_id).remove)
         log.info("compile_ended", state=ended.state, spent=ended.spent, variant=ended.variant, error=ended.error)
     except asyncio.CancelledError:  # this process ends, which is no fault of the run's
-        await _let_go(ratchet, claim, uncounted=True)
+        await _let_go(ratchet, claim)
         raise
     except Stale as overtaken:
         log.warning("compile_overtaken", detail=overtaken.detail)
-    except Unavailable as outage:  # the lease runs out by itself
+    except Unavailable as outage:  # the lease runs out by itself, unless the database is back already
         log.warning("compile_interrupted", detail=outage.detail)
+        await _let_go(ratchet, claim)
     except (RatchetError, OSError) as error:
         log.warning("compile_attempt_failed", detail=str(error))
         await _failed(ratchet, claim, str(error))
@@ -127,8 +133,9 @@ async def carry_out(ratchet: Ratchet, claim: Claim) -> None:
 
 async def _failed(ratchet: Ratchet, claim: Claim, why: str) -> None:
     """Give the run back for another attempt a little later, or end it if this was the last."""
-    if claim.run.attempt < ATTEMPTS:
-        await _let_go(ratchet, claim, after=claim.run.attempt * SECOND)
+    failures = claim.run.failures + 1
+    if failures < ATTEMPTS:
+        await _let_go(ratchet, claim, after=failures * SECOND, failed=True)
         return
     try:
         run = await ratchet.store.read(compile_run, claim.run.compile_id)
@@ -137,9 +144,9 @@ async def _failed(ratchet: Ratchet, claim: Claim, why: str) -> None:
         ratchet.log.warning("compile_not_ended", compile_id=claim.run.compile_id, detail=error.detail)
 
 
-async def _let_go(ratchet: Ratchet, claim: Claim, *, after: int = 0, uncounted: bool = False) -> None:
+async def _let_go(ratchet: Ratchet, claim: Claim, *, after: int = 0, failed: bool = False) -> None:
     try:
-        await ratchet.store.write(release_run, claim, after=after, uncounted=uncounted)
+        await ratchet.store.write(release_run, claim, after=after, failed=failed)
     except RatchetError as error:  # then its lease runs out by itself
         ratchet.log.warning("compile_not_released", compile_id=claim.run.compile_id, detail=error.detail)
 
@@ -148,6 +155,9 @@ async def _attempt(ratchet: Ratchet, claim: Claim) -> CompileRun:
     """Raises: Stale, Unavailable; RatchetError or OSError when another attempt may succeed."""
     if claim.run.cancel_requested:
         return await _finished(ratchet, claim, claim.run, "cancelled")
+    if claim.run.attempt > MOST_BEGUN:
+        why = f"it was begun {MOST_BEGUN} times and came to no end: whoever worked on it died each time"
+        return await _finished(ratchet, claim, claim.run, "failed", why)
     directory = Directory(Path(ratchet.settings.data), claim.run.compile_id)
     try:
         claim, job = await _prepared(ratchet, claim, directory)
@@ -155,17 +165,20 @@ async def _attempt(ratchet: Ratchet, claim: Claim) -> CompileRun:
         raise
     except (Conflict, Invalid, NotFound) as changed:  # since it was asked for
         return await _finished(ratchet, claim, claim.run, "failed", changed.detail)
-    follower = _Follower(ratchet, claim, directory)
+    follower, gone = Follower(ratchet, claim, directory), Departure(exit_code=0, overdue=False)
     result = await asyncio.to_thread(directory.result)
     if result is None or result.outcome == "cancelled":
         await asyncio.to_thread(directory.clear)
-        exit_code = await _followed(directory, follower, job)
+        gone = await followed(directory, follower, job)
         result = await asyncio.to_thread(directory.result)
-    else:  # the child came to its end, and the server did before it could tell
-        exit_code = 0
+    # Else the child came to its end, and the server did before it could tell.
     cancelled = await follower.tell()
+    if gone.overdue and (result is None or result.outcome == "cancelled") and not cancelled:
+        present = await ratchet.store.read(compile_run, claim.run.compile_id)
+        why = f"it did not end by itself after the {job.budget.time / 60 / SECOND:g} minutes of its `max_duration`"
+        return await _finished(ratchet, claim, present, "failed", why)
     if result is None and not cancelled:
-        raise ChildDied(f"the compiling process ended with {exit_code}: {directory.last_words() or 'no word'}")
+        raise ChildDied(f"the compiling process ended with {gone.exit_code}: {directory.last_words() or 'no word'}")
     return await _settled(ratchet, claim, job, result)
 
 
@@ -183,68 +196,6 @@ async def _prepared(ratchet: Ratchet, claim: Claim, directory: Directory) -> tup
     await asyncio.to_thread(directory.prepare, job, stored)
     run = await ratchet.store.write(renew_run, claim, ratchet.settings.lease, (), run)
     return replace(claim, run=run), job
-
-
-async def _followed(directory: Directory, follower: "_Follower", job: Job) -> int | None:
-    """Have the child do it, and tell of it as it goes; returns its exit code. It does not outlive this call."""
-    child = await asyncio.to_thread(Child.start, directory.path, os.environ)
-    leash = _Leash(directory, child, time.monotonic() + job.budget.time / SECOND + _GRACE)
-    try:
-        while (exit_code := child.exit_code) is None:
-            leash.pull(cancelled=await follower.tell(), now=time.monotonic())
-            await asyncio.sleep(_FOLLOW_EVERY)
-        return exit_code
-    finally:
-        await asyncio.to_thread(child.end)
-
-
-class _Follower:
-    """Tells the database what a child says, and hears from it whether the run was cancelled."""
-
-    def __init__(self, ratchet: Ratchet, claim: Claim, directory: Directory) -> None:
-        self._ratchet = ratchet
-        self._claim = claim
-        self._directory = directory
-        self._lease = ratchet.settings.lease
-        self._pending: list[NumberedEvent] = []
-        self._renew_at = 0.0
-        self._cancelled = False
-
-    async def tell(self) -> bool:
-        """Store what is new, or keep the lease; whether the run was cancelled. Raises: Stale when overtaken."""
-        self._pending += await asyncio.to_thread(self._directory.events)
-        store, now = self._ratchet.store, time.monotonic()
-        try:
-            if self._pending or now >= self._renew_at:
-                run = await store.write(renew_run, self._claim, self._lease, tuple(self._pending))
-                self._pending, self._renew_at = [], now + self._lease / SECOND / 3
-            else:
-                run = await store.read(compile_run, self._claim.run.compile_id)
-        except Unavailable:  # the child goes on; what it said is told once the database is back
-            return self._cancelled
-        self._cancelled = run.cancel_requested
-        return self._cancelled
-
-
-class _Leash:
-    """Ends a child whose run was cancelled, or whose time is up: by a word, then by SIGTERM, then by SIGKILL."""
-
-    def __init__(self, directory: Directory, child: Child, deadline: float) -> None:
-        self._directory = directory
-        self._child = child
-        self._deadline = deadline
-        self._steps: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGKILL)
-        self._next: float | None = None
-
-    def pull(self, *, cancelled: bool, now: float) -> None:
-        """Take the next step if it is time for it; times are monotonic seconds."""
-        if self._next is None:
-            if cancelled or now >= self._deadline:
-                self._directory.ask_to_end()
-                self._next = now + _PATIENCE
-        elif now >= self._next and self._steps:
-            self._child.signal(self._steps[0])
-            self._steps, self._next = self._steps[1:], now + _PATIENCE
 
 
 async def _settled(ratchet: Ratchet, claim: Claim, job: Job, result: Result | None) -> CompileRun:
@@ -284,7 +235,8 @@ async def _judged(ratchet: Ratchet, claim: Claim, run: CompileRun, job: Job, res
     if not verdict.admitted:
         return await _finished(ratchet, claim, run, "rejected")
     try:
-        candidate = await asyncio.to_thread(made, ratchet.traffic.program(run.program).definition, job, run, result)
+        program = loaded(ratchet, run.program)
+        candidate = await asyncio.to_thread(made, program, job, run, result)
     except (Invalid, NotFound) as error:
         return await _finished(ratchet, claim, run, "failed", f"the candidate cannot be kept: {error.detail}")
     return await ratchet.store.write(admit, claim, run, candidate, ratchet.now())

@@ -33,6 +33,7 @@ from server.store import Connection
 from server.store.blocks import kept_evidence
 from server.store.compiles import last_run
 from server.store.drifts import (
+    BY_RUN,
     AlarmRaised,
     Fact,
     Hour,
@@ -233,9 +234,9 @@ def _answered(conn: Connection, program: str, still_open: Sequence[AlarmRaised])
     if run is None or (ended := _in_vain(conn, run)) is None:
         return []
     return [
-        (alarm, f"compile run {run.compile_id} {ended}")
+        (alarm, f"{BY_RUN}{run.compile_id} {ended}")
         for alarm in still_open
-        if alarm.signal == "score" and alarm.noticed_at <= run.created_at
+        if alarm.signal == "score" and (run.alarm == alarm.raised_at or alarm.noticed_at <= run.created_at)
     ]
 
 

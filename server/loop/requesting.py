@@ -5,16 +5,23 @@ Everything is looked at before anything is spent. A refusal names what is missin
 
 import asyncio
 import hashlib
-from importlib.util import find_spec
 from typing import Any
 
 import msgspec
 
-from experiments.errors import Conflict, Invalid
+from experiments.errors import Conflict, Invalid, RatchetError, Stale
 from experiments.metrics import Metric
 from experiments.quantities import dollars, duration, money
 from learning.compile_runs import Budget, CompileRun, Dataset, Job, Optimizer
-from learning.compiling.estimates import Estimate, choose, default_metric_calls, expected, min_metric_calls, refusal
+from learning.compiling.estimates import (
+    Estimate,
+    choose,
+    default_metric_calls,
+    expected,
+    installed,
+    min_metric_calls,
+    refusal,
+)
 from learning.cycle import Compile, Situation, plan
 from learning.definitions import LearningOptions
 from learning.feedback.datasets import build
@@ -24,10 +31,12 @@ from learning.variants import Variant, lm_in_force
 from server.clock import new_id
 from server.loop.situations import situation_of
 from server.ratchet import Ratchet
+from server.store import Connection
 from server.store.analytics import tokens_per_prediction
 from server.store.compiles import insert_run, request_cancel
-from server.store.definitions import stored_variant
+from server.store.definitions import stored_program, stored_variant
 from server.store.examples import examples_since
+from server.store.routings import routing_in_force
 from server.traffic import Program
 
 _SUPPOSED = (400.0, 40.0)
@@ -141,11 +150,40 @@ async def begin(
     )
     if why := _unaffordable(ready, job(run, program, ready.champion, ready.dataset)):
         raise Conflict(why)
-    await ratchet.store.write(insert_run, run)
+    await ratchet.store.write(_queue, run, program, options)
     ratchet.log.info(
         "compile_asked_for", program=program.name, compile_id=run.compile_id, reason=planned.reason, actor=actor
     )
     return run
+
+
+def _queue(conn: Connection, run: CompileRun, program: Program, options: LearningOptions) -> None:
+    """Queue a run, unless what it was planned by has changed since: to read all feedback takes a while.
+
+    Raises: Conflict for an operator, and when another run is open; Stale for the loop, which looks again by itself.
+    """
+    if why := _changed(conn, run, program, options):
+        refused = Conflict if run.reason == "operator" else Stale
+        raise refused(f"program {run.program!r} cannot be compiled now: {why}")
+    insert_run(conn, run)
+
+
+def _changed(conn: Connection, run: CompileRun, program: Program, options: LearningOptions) -> str | None:
+    """What is not any more as it was when the run was planned."""
+    routing = routing_in_force(conn, run.program)
+    if stored_program(conn, run.program).definition != program.definition:
+        return "its definition was changed a moment ago; ask again"
+    if routing is None or routing.champion != run.champion:
+        return f"{run.champion!r} is not its champion any more; ask again"
+    found = situation_of(conn, run.program, program.definition, run.created_at, requested=True)
+    if run.reason != "operator" and found.frozen:
+        return "every automatic act is frozen"
+    if run.reason == "drift" and (found.alarm is None or found.alarm.at != run.alarm or not found.alarm.asks):
+        return "its alarm was closed, or answered by another run"
+    planned = plan(found, options, run.created_at)
+    if found.running is not None or isinstance(planned, Compile):
+        return None
+    return planned.reason
 
 
 async def cancelled(ratchet: Ratchet, compile_id: str) -> CompileRun:
@@ -170,7 +208,7 @@ async def prepared(
         examples=len(shown),
         share_with_feedback=sum(bool(example.feedback) for example in shown) / len(shown),
         predictors=len(champion.state),
-        installed=_installed(),
+        installed=installed(),
     )
     calls = options.max_metric_calls or default_metric_calls(optimizer, len(dataset.val), len(champion.state))
     return Preparation(
@@ -244,12 +282,25 @@ def job(run: CompileRun, program: Program, champion: Variant, dataset: Dataset) 
     )
 
 
+class NotLoaded(RatchetError):
+    """A program cannot be loaded in its present form."""
+
+
+def loaded(ratchet: Ratchet, name: str) -> Program:
+    """The program as it is defined now. Raises: NotFound; NotLoaded, which may pass once its module is there."""
+    if (reason := ratchet.traffic.broken.get(name)) is not None:
+        raise NotLoaded(f"program {name!r} cannot be loaded as it is defined now: {reason}")
+    return ratchet.traffic.program(name)
+
+
 async def job_of(ratchet: Ratchet, run: CompileRun) -> tuple[Job, CompileRun]:
     """What the child is given for a run that was asked for, by what is known now, and the run with what that is.
 
-    Raises: NotFound, Conflict when the program, its champion or the data are not there any more.
+    Raises: NotFound, Conflict when the program, its champion or the data are not there any more; NotLoaded.
     """
-    program = ratchet.traffic.program(run.program)
+    program = loaded(ratchet, run.program)
+    if program.routing.champion != run.champion:
+        raise Conflict(f"{program.routing.champion!r} took the place of the champion {run.champion!r} before it began")
     champion = await ratchet.store.read(stored_variant, run.program, run.champion)
     dataset, quality = await _data(ratchet, program, run.since)
     now_known = msgspec.structs.replace(run, **_data_of(dataset, quality))
@@ -259,8 +310,3 @@ async def job_of(ratchet: Ratchet, run: CompileRun) -> tuple[Job, CompileRun]:
 def _data_of(dataset: Dataset, quality: Quality) -> dict[str, Any]:
     parts = {name: len(getattr(dataset, name)) for name in ("train", "val", "holdout")}
     return {"dataset_digest": dataset.digest, "examples": parts, "quality": msgspec.to_builtins(quality)}
-
-
-def _installed() -> frozenset[Optimizer]:
-    always: frozenset[Optimizer] = frozenset({"gepa", "bootstrap_few_shot"})
-    return always | {"mipro"} if find_spec("optuna") else always

@@ -52,25 +52,37 @@ def situation_of(
 
 
 def _alarm(raised: AlarmRaised, last: CompileRun | None) -> Alarm:
-    answer = last.compile_id if last is not None and last.created_at >= raised.noticed_at else None
-    return Alarm(at=raised.raised_at, since=raised.change_point, answer=answer)
+    """An open alarm. A run that names it has answered it, whatever the clocks of two machines say of their order."""
+    answers = last is not None and (last.alarm == raised.raised_at or last.created_at >= raised.noticed_at)
+    return Alarm(
+        at=raised.raised_at, since=raised.change_point, answer=last.compile_id if last is not None and answers else None
+    )
 
 
 def _lasting(conn: Connection, program: str, champion: str, last: CompileRun | None) -> Alarm | None:
-    """The alarm that was lived with, if the champion is still below what it was held to before."""
+    """The alarm that runs have answered in vain, if the champion is still below what it was held to before."""
+    raised = lasting_alarm(conn, program, champion)
+    if raised is None or last is None:
+        return None
+    tries = max(1, runs_answering(conn, program, raised.raised_at))
+    return Alarm(at=raised.raised_at, since=raised.change_point, answer=last.compile_id, tries=tries, lasting=True)
+
+
+def lasting_alarm(conn: Connection, program: str, champion: str) -> AlarmRaised | None:
+    """The champion's latest alarm of the score, if a run closed it in vain and the score is still below its floor.
+
+    An alarm that an operator closed is lived with: the fall is no fault any more.
+    """
     kept = kept_watch(conn, program)
-    if last is None or kept is None:
+    if kept is None or kept.body.state.champion != champion:
         return None
     readings = (one for one in kept.body.readings if (one.variant, one.signal) == (champion, "score"))
     now = next(readings, None)
     if now is None or now.floor is None or now.score is None or now.score >= now.floor:
         return None
     past = (raised for raised in alarms_of(conn, program) if (raised.variant, raised.signal) == (champion, "score"))
-    raised = next(past, None)
-    if raised is None:
-        return None
-    tries = runs_answering(conn, program, raised.raised_at)
-    return Alarm(at=raised.raised_at, since=raised.change_point, answer=last.compile_id, tries=tries, lasting=tries > 0)
+    latest = next(past, None)
+    return latest if latest is not None and latest.unanswered else None
 
 
 def _times(

@@ -20,6 +20,7 @@ from server.ratchet import Ratchet
 from server.store import Connection
 from server.store import experiments as store
 from server.store.compiles import change_ended, last_run
+from server.store.definitions import stored_program
 from server.store.upkeep import setting
 from server.traffic import Program
 from server.trials import acts, lifecycle
@@ -69,7 +70,7 @@ async def _tried(ratchet: Ratchet, program: Program, run: CompileRun, variant: s
         now=now,
         horizon=ratchet.traffic.horizon(now),
     )
-    running = await ratchet.store.write(_begin, run, drafted, act)
+    running = await ratchet.store.write(_begin, run, program, drafted, act)
     await ratchet.traffic.refresh()
     ratchet.log.info(
         "trial_started", program=program.name, experiment=running.experiment_id, variant=variant, compile=run.compile_id
@@ -84,10 +85,12 @@ def _experiment_with(conn: Connection, run: CompileRun) -> Experiment | None:
     return next((experiment for experiment in mine if experiment.created_at >= (run.finished_at or 0)), None)
 
 
-def _begin(conn: Connection, run: CompileRun, drafted: Experiment, act: Act) -> Experiment:
+def _begin(conn: Connection, run: CompileRun, program: Program, drafted: Experiment, act: Act) -> Experiment:
     """Raises: Stale, Conflict when something came first; then nothing is written."""
     if setting(conn, FROZEN):
         raise Conflict("automatic acts are frozen")
+    if stored_program(conn, program.name).definition != program.definition:
+        raise Stale("the definition was changed a moment ago")
     store.insert_experiment(conn, drafted)
     running = acts.start(conn, act)
     change_ended(conn, run, replace(run, experiment_id=running.experiment_id, error=None))

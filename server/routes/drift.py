@@ -12,6 +12,7 @@ from experiments.errors import Conflict, NotFound
 from monitoring.inputs import findings
 from server.auth import actor
 from server.bodies import Strict
+from server.loop.situations import lasting_alarm
 from server.openapi import operation
 from server.parameters import PathName
 from server.ratchet import Ratchet
@@ -22,11 +23,12 @@ from server.store.drifts import (
     KeptWatch,
     Sample,
     alarms_of,
-    close_alarm,
     input_samples,
     kept_watch,
+    live_with,
     open_alarms,
 )
+from server.store.routings import routing_in_force
 from server.wire import drift as wire
 from server.wire.operations import Because
 
@@ -64,7 +66,7 @@ async def acknowledge(
 ) -> wire.Drift:
     """Close the open alarms and live with what they are about: from the next tick on, the present level is held to.
 
-    No recompile follows from them any more.
+    No recompile follows from them any more; nor from one that recompiles have not mended, while its fall lasts.
     """
     by = f"{actor(request) or 'an operator'}: {data.reason}"
     await ratchet.store.write(_close, program, by, ratchet.now())
@@ -85,11 +87,15 @@ def _inputs(conn: Connection, program: str) -> tuple[Sample, Sample]:
 
 def _close(conn: Connection, program: str, by: str, now: int) -> None:
     stored_program(conn, program)
-    still_open = open_alarms(conn, program)
-    if not still_open:
-        raise Conflict(f"program {program!r} has no open alarm")
-    for alarm in still_open:
-        close_alarm(conn, alarm, now, by)
+    routing = routing_in_force(conn, program)
+    lasting = lasting_alarm(conn, program, routing.champion) if routing else None
+    known = [*open_alarms(conn, program), *([lasting] if lasting else [])]
+    if not known:
+        raise Conflict(
+            f"program {program!r} has no open alarm and no lasting fall: there is nothing to acknowledge"
+        )
+    for alarm in known:
+        live_with(conn, alarm, now, by)
 
 
 HANDLERS: list[HTTPRouteHandler] = [get_drift, get_input_drift, acknowledge]

@@ -6,7 +6,8 @@ and overtaken can change nothing any more. The row is locked while its body is r
 runner that reports never undo each other's word.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -122,15 +123,19 @@ def spent_since(conn: sa.Connection, program: str, since: int) -> int:
     return int(conn.scalar(total) or 0)
 
 
-def free_run(conn: sa.Connection) -> bool:
-    """Whether there is a run to be claimed."""
-    return conn.scalar(_free(conn).limit(1)) is not None
+def free_run(conn: sa.Connection, *, automatic: bool = True) -> bool:
+    """Whether there is a run to be claimed; see `claim_run`."""
+    return next(_free(conn, automatic), None) is not None
 
 
-def _free(conn: sa.Connection) -> sa.Select[tuple[str]]:
-    """The ids of the runs that nobody works on."""
+def _free(conn: sa.Connection, automatic: bool) -> Iterator[tuple[sa.Row[Any], CompileRun]]:
+    """The runs that nobody works on, oldest first, with their rows."""
     c = compiles.c
-    return sa.select(c.compile_id).where(c.state.in_(OPEN), c.expires_at <= database_now(conn))
+    free = sa.select(c.compile_id, c.fence, c.body).where(c.state.in_(OPEN), c.expires_at <= database_now(conn))
+    for row in conn.execute(free.order_by(c.created_at, c.compile_id)).all():
+        run = decode(row.body, CompileRun)
+        if automatic or run.reason == "operator" or run.state != "queued":
+            yield row, run
 
 
 def ended_runs(conn: sa.Connection, ids: Collection[str]) -> set[str]:
@@ -140,15 +145,14 @@ def ended_runs(conn: sa.Connection, ids: Collection[str]) -> set[str]:
     return {*ids} - {*still}
 
 
-def claim_run(conn: sa.Connection, holder: str, lease: int, now: int) -> Claim | None:
+def claim_run(conn: sa.Connection, holder: str, lease: int, now: int, *, automatic: bool = True) -> Claim | None:
     """Take the oldest run that nobody works on, for `lease` µs of database time; None when there is none.
 
-    It was never begun, or its runner has not renewed its lease. `now` (µs) is when this attempt begins.
+    It was never begun, or its runner has not renewed its lease. `now` (µs) is when this attempt begins. Unless
+    `automatic`, what no person asked for is not begun; what was begun goes on.
     """
     c = compiles.c
-    free = _free(conn).add_columns(c.fence, c.body).order_by(c.created_at, c.compile_id)
-    for row in conn.execute(free).all():
-        found = decode(row.body, CompileRun)
+    for row, found in _free(conn, automatic):
         run = replace(found, state="running", attempt=found.attempt + 1, started_at=found.started_at or now)
         values = {**_columns(run), "holder": holder, "fence": row.fence + 1, "expires_at": database_now(conn) + lease}
         # The body is as it was read: had anybody changed it since, the next look would find it again.
@@ -170,7 +174,7 @@ def renew_run(
 
     Returns the run as it stands: `cancel_requested` may have been set. Raises: Stale when somebody else holds it.
     """
-    present = _held(conn, claim)
+    present = held_run(conn, claim)
     changed = replace(run, cancel_requested=present.cancel_requested) if run is not None else present
     for numbered in events:
         _append(conn, claim.run.compile_id, numbered)
@@ -181,34 +185,43 @@ def renew_run(
     return changed
 
 
-def release_run(conn: sa.Connection, claim: Claim, *, after: int, uncounted: bool = False) -> None:
-    """Give the run back, to be claimed again once `after` µs have passed. An `uncounted` attempt was nobody's failure.
+def release_run(conn: sa.Connection, claim: Claim, *, after: int, failed: bool) -> None:
+    """Give the run back, to be claimed again once `after` µs have passed. An attempt that has not `failed` is none.
 
     Raises: Stale when somebody else holds it.
     """
-    present = _held(conn, claim)
-    changed = replace(present, attempt=present.attempt - 1) if uncounted else present
+    present = held_run(conn, claim)
+    if failed:
+        changed = replace(present, failures=present.failures + 1)
+    else:
+        changed = replace(present, attempt=present.attempt - 1)
     _put(conn, changed, expires_at=database_now(conn) + after)
 
 
 def finish_run(conn: sa.Connection, claim: Claim, run: CompileRun) -> CompileRun:
-    """End the run as `run` says. Raises: Stale when somebody else holds it, or it has ended."""
-    present = _held(conn, claim)
+    """End the run as `run` says; as cancelled if that was asked for, since whoever asked was told that it would end.
+
+    Raises: Stale when somebody else holds it, or it has ended.
+    """
+    present = held_run(conn, claim)
     ended = replace(run, cancel_requested=present.cancel_requested, spent=max(run.spent, present.spent))
+    if present.cancel_requested:
+        ended = replace(ended, state="cancelled", variant=None, error=None)
     _put(conn, ended, expires_at=0)
     return ended
 
 
 def request_cancel(conn: sa.Connection, compile_id: str, now: int) -> CompileRun:
-    """Ask for the end of a run: one that nobody has begun ends at once, another as soon as its runner hears of it.
+    """Ask for the end of a run: one that nobody works on ends at once, another as soon as its runner hears of it.
 
     Raises: NotFound; Conflict when it has ended.
     """
-    run = _locked(conn, compile_id)
+    run, c = _locked(conn, compile_id), compiles.c
     if not run.open:
         raise Conflict(f"run {compile_id} has ended already: it {_ENDED[run.state]}")
     changed = replace(run, cancel_requested=True)
-    if run.state == "queued":
+    leased = sa.select(c.compile_id).where(c.compile_id == compile_id, c.expires_at > database_now(conn))
+    if conn.scalar(leased) is None:
         changed = replace(changed, state="cancelled", finished_at=now)
     _put(conn, changed)
     return changed
@@ -229,7 +242,7 @@ def change_ended(conn: sa.Connection, before: CompileRun, after: CompileRun) -> 
     _put(conn, after)
 
 
-def _held(conn: sa.Connection, claim: Claim) -> CompileRun:
+def held_run(conn: sa.Connection, claim: Claim) -> CompileRun:
     """The run as it stands, locked. Raises: Stale unless it is open and the claim is the latest."""
     c = compiles.c
     here = sa.select(c.body).where(

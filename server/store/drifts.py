@@ -92,10 +92,15 @@ class KeptWatch(msgspec.Struct, frozen=True):
     updated_at: int
 
 
+BY_RUN = "compile run "
+"""What `closed_by` begins with where a run closed the alarm that it did not answer."""
+
+
 class AlarmRaised(msgspec.Struct, frozen=True, kw_only=True):
     """An alarm about a variant: raised by the prediction of `raised_at`, fallen since that of `change_point` (µs).
 
     `noticed_at` is when the server found out; `reading` what was read then. It is open until something closes it.
+    One that a run closed may be answered again, as the fall it told of may last.
     """
 
     program: str
@@ -107,6 +112,11 @@ class AlarmRaised(msgspec.Struct, frozen=True, kw_only=True):
     reading: Reading
     closed_at: int | None = None
     closed_by: str | None = None
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether a run that brought nothing has closed it, and nobody has decided to live with it."""
+        return self.closed_by is not None and self.closed_by.startswith(BY_RUN)
 
 
 class Fact(msgspec.Struct, frozen=True):
@@ -264,6 +274,13 @@ def raise_alarm(conn: sa.Connection, raised: AlarmRaised) -> bool:
         closed_at=None,
         closed_by=None,
     )
+
+
+def live_with(conn: sa.Connection, alarm: AlarmRaised, at: int, by: str) -> None:
+    """Say at `at` (µs) who has decided to live with an alarm, be it open or closed."""
+    a = alarms.c
+    here = (a.program == alarm.program) & (a.variant == alarm.variant) & (a.signal == alarm.signal)
+    conn.execute(alarms.update().where(here, a.raised_at == alarm.raised_at).values(closed_at=at, closed_by=by))
 
 
 def close_alarm(conn: sa.Connection, alarm: AlarmRaised, at: int, by: str) -> bool:

@@ -1,5 +1,6 @@
 """What a span says of a try and of a call: names by `conventions.py`, values from the facts."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -81,4 +82,7 @@ def _parts(content: Any) -> list[Any]:
 
 
 def _json(value: Any) -> str:
-    return msgspec.json.encode(value, enc_hook=repr).decode("utf-8", "replace")
+    try:
+        return msgspec.json.encode(value, enc_hook=repr).decode()
+    except UnicodeEncodeError:  # half of a surrogate pair in an answer, which only an escape can tell
+        return json.dumps(value, default=repr)

@@ -145,7 +145,8 @@ class _Troubles(logging.Handler):
         self._heard.propagate = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self.known:
+        # What else it warns of is of a caller's making: a `tracestate` that breaks the rules, say.
+        if not self.known and record.name.startswith(("opentelemetry.exporter", "opentelemetry.sdk")):
             self.known = True
             self._log.warning("traces_not_delivered", reason=record.getMessage())
 

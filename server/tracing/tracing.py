@@ -74,13 +74,19 @@ class Tracing:
         return None if span is None else Trail(verbatim=self._verbatim)
 
     def predicted(self, prediction: Prediction, trail: Trail | None) -> None:
-        """Tell of a prediction that was made: a span for every try, and in it one for each call."""
-        span = self._kept_span()
-        if self._export is None or span is None or trail is None:
+        """Tell of a prediction that was made: a span for every try, and in it one for each call.
+
+        It is done a moment later, while the journal waits for its disk; and should it fail, it fails alone.
+        """
+        if trail is not None:
+            asyncio.get_running_loop().call_soon(self._tell, prediction, trail)
+
+    def _tell(self, prediction: Prediction, trail: Trail) -> None:
+        span, now = self._kept_span(), time.perf_counter_ns()
+        if self._export is None or span is None:
             return
-        now = time.perf_counter_ns()
+        title = f"{name.INVOKE_WORKFLOW} {prediction.program}"
         for step in trail.tries:
-            title = f"{name.INVOKE_WORKFLOW} {prediction.program}"
             ended, about = step.ended or now, of_try(prediction, step)
             tried = self._export.add(span, title, step.began, ended, about, error=step.error)
             for call in tuple(step.calls):  # a thread that outlives its deadline may still be adding to it

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,12 @@ class Died(BaseException):
 
 
 class MortalStore:
-    """The real store, until its process dies: at a write that `fatal` names by its number and function.
+    """The real store, until its process dies: at the write that `fatal` names, by number or function.
 
     It dies before the write, or once it is `committed` and nobody has been told. Nothing is read or written after.
     """
 
-    def __init__(self, store: Store, fatal: Callable[[int, str], bool], *, committed: bool) -> None:
+    def __init__(self, store: Store, fatal: int | str, *, committed: bool) -> None:
         self._store = store
         self._fatal = fatal
         self._committed = committed
@@ -55,7 +55,7 @@ class MortalStore:
         if self._dead:
             raise Died
         self._writes += 1
-        self._dead = self._fatal(self._writes, function.__name__)
+        self._dead = self._fatal in (self._writes, function.__name__)
         if self._dead and not self._committed:
             raise Died
         done = await self._store.write(function, *args, **kwargs)
@@ -88,7 +88,7 @@ class Site:
         """The run directories that are there."""
         return list(self.path.glob("compiles/*"))
 
-    async def ended(self, fatal: Callable[[int, str], bool], *, committed: bool) -> bool:
+    async def ended(self, fatal: int | str, *, committed: bool) -> bool:
         """Whether a process that works here until the loop has nothing more to do dies before."""
         async with self.opened() as ratchet:
             mortal = replace(ratchet, store=MortalStore(ratchet.store, fatal, committed=committed))
@@ -160,7 +160,7 @@ async def survived(site: Site, path: Path, *, committed: bool, most: int = 100) 
     """How many writes there are, up to `most`, of which each is the last of a process, and others go on."""
     for number in range(1, most + 1):
         copy = site.copied(path / f"{site.path.name}-{number}")
-        if not await copy.ended(lambda at, _, fatal=number: at == fatal, committed=committed):
+        if not await copy.ended(number, committed=committed):
             return number - 1
         await copy.check()
     return most
@@ -174,7 +174,7 @@ async def test_a_process_that_dies_at_any_write_leaves_a_loop_that_others_comple
     asked = await alarmed(tmp_path / "asked")
     assert await survived(asked, tmp_path, committed=committed, most=4) == 4
     compiled = asked.copied(tmp_path / "compiled")
-    assert await compiled.ended(lambda _, name: name == "admit", committed=False)
+    assert await compiled.ended("admit", committed=False)
     async with compiled.opened() as ratchet:
         await ratchet.store.write(release_runs)
     assert await survived(compiled, tmp_path, committed=committed) > 3

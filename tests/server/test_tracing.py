@@ -1,6 +1,8 @@
 """Which trace a request belongs to, and what its spans say, through the real application and a collector's eyes."""
 
 import asyncio
+import json
+import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -233,6 +235,33 @@ def test_a_program_with_several_calls_shows_them_in_order(sqlite_url: str, colle
     assert first.ended <= second.began
 
 
+def test_an_answer_that_is_no_text_is_told_all_the_same(
+    sqlite_url: str, collector: Collector, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
+
+    async def play(app: Application) -> None:
+        assert (await app.predict()).status_code == 200
+
+    played(sqlite_url, play, lambda _model, _prompt: chat(category="bug") + "\ud800")
+    (call,) = [span for span in collector.spans if span.kind == "CLIENT"]
+    assert "\ud800" in json.loads(call.attributes["gen_ai.output.messages"])[0]["parts"][0]["content"]
+
+
+def test_a_tracestate_that_breaks_the_rules_is_dropped_in_silence(
+    sqlite_url: str, collector: Collector, capfd: pytest.CaptureFixture[str]
+):
+    async def play(app: Application) -> None:
+        body = {"input": {"ticket": "It crashed"}}
+        headers = {"traceparent": SAMPLED, "tracestate": "=,;=,a=\t"}
+        assert (await app.http.post("/v1/programs/triage/predict", json=body, headers=headers)).status_code == 200
+
+    played(sqlite_url, play)
+    (request,) = requests(collector.spans)
+    assert (request.trace_id, request.parent_id, request.state) == (TRACE, SPAN, "")
+    assert "tracestate" not in "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
@@ -260,6 +289,12 @@ def test_what_cannot_be_traced_is_said_once_and_the_server_starts(
 def test_the_standard_switches_turn_it_off_in_silence(off: dict[str, str], collector: Collector):
     assert opened({**collector.environment, **off}) == (False, [])
     assert opened({}) == (False, [])
+
+
+def test_without_a_collector_opentelemetry_is_not_even_imported():
+    look = "import server.app, sys; print([name for name in sys.modules if name.startswith('opentelemetry')])"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_global_provider_is_left_alone(sqlite_url: str, collector: Collector):

@@ -99,7 +99,7 @@ async def test_a_runner_that_was_overtaken_can_write_nothing_any_more(database_u
         with pytest.raises(Stale):
             await store.write(compiles.finish_run, slow, ended)
         with pytest.raises(Stale):
-            await store.write(compiles.release_run, slow, after=0)
+            await store.write(compiles.release_run, slow, after=0, failed=True)
         assert await store.read(compiles.events_after, quick.run.compile_id, 0) == []
         await store.write(compiles.finish_run, quick, replace(quick.run, state="failed", finished_at=2))
         with pytest.raises(Stale):
@@ -145,10 +145,10 @@ async def test_a_run_that_nobody_began_is_cancelled_at_once(sqlite_url: str) -> 
 async def test_a_released_run_is_claimed_again_and_an_uncounted_attempt_counts_for_nothing(sqlite_url: str) -> None:
     async with opened(sqlite_url) as store:
         claim = await begun(store)
-        await store.write(compiles.release_run, claim, after=LEASE)
+        await store.write(compiles.release_run, claim, after=LEASE, failed=True)
         assert not await store.read(compiles.free_run)
         await store.write(compiles.release_runs)
         again = await claimed(store, "b", LEASE)
         assert again.run.attempt == 2
-        await store.write(compiles.release_run, again, after=0, uncounted=True)
+        await store.write(compiles.release_run, again, after=0, failed=False)
         assert (await claimed(store, "c", LEASE)).run.attempt == 2
