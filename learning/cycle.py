@@ -45,7 +45,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     `obstacle` says why fresh answers cannot be scored (`scoring.rescorable`), if so. `due` is the last moment of the
     schedule that no run has followed, `next_due` the first one to come. Labels are counted over distinct predictions:
     `labels_since_change` those made since the alarm's change point, `labels_since_run` since the last run began.
-    `running` and `experiment` name the run under way, and the experiment that is a draft, runs or is paused.
+    `running` and `experiment` name the run under way, and the experiment that runs or is paused.
     `labels_shifted` is when the alarm of the share of labelled predictions rose. `spent` is all runs' of this month
     (UTC).
     """
@@ -152,9 +152,10 @@ def _in_the_way(trigger: Reason, situation: Situation, options: LearningOptions,
         yield from _about_automatic_runs(situation, options, now)
     if options.monthly_budget is not None and situation.spent >= options.monthly_budget:
         budget, renewed = dollars(options.monthly_budget), _next_month(now)
-        yield Wait(reason=f"the month's budget of ${budget} is used up, until {_moment(renewed)}", until=renewed)
+        spent = f"the month's budget of ${budget} (`monthly_budget_usd`) is used up"
+        yield Wait(reason=f"{spent}, until {_moment(renewed)}", until=renewed)
     if options.budget == 0:
-        yield Wait(reason="budget_usd is 0")
+        yield Wait(reason="`budget_usd` is 0, which allows nothing")
 
 
 def _about_automatic_runs(situation: Situation, options: LearningOptions, now: int) -> Iterator[Wait]:
@@ -164,8 +165,9 @@ def _about_automatic_runs(situation: Situation, options: LearningOptions, now: i
         settled = situation.labels_shifted + duration(options.cooldown)
         if now < settled:
             yield Wait(
-                reason="another share of predictions gets labels than before, so they may not speak for all: it is "
-                f"left to people, who have the alarm of {_moment(situation.labels_shifted)}, until {_moment(settled)}",
+                reason="another share of predictions gets labels than before "
+                f"(alarm of {_moment(situation.labels_shifted)}), and those may not speak for all: "
+                f"left to people until {_moment(settled)}, when one cool-down has passed",
                 until=settled,
             )
     alarm = _open_alarm(situation)

@@ -127,6 +127,11 @@ def _print_run(console: Console, run: dict[str, Any]) -> None:
         )
     )
     console.print(f"{run['optimizer']}, asked for by {run['reason']}; spent ${run['spent_usd']}", markup=False)
+    if parts := run["examples"]:
+        train, val, holdout = parts["train"], parts["val"], parts["holdout"]
+        console.print(f"examples: {train} to learn from, {val} to choose by, {holdout} sealed", markup=False)
+    for warning in run["warnings"]:
+        console.print(Text(f"  {warning}", "yellow"))
     if gate := run["gate"]:
         scores = f"{number(gate['baseline_score'])} → {number(gate['candidate_score'])}"
         bound = f"gain {number(gate['gain'])}, at least {number(gate['lower'])} at {gate['confidence']:.0%} confidence"

@@ -49,7 +49,7 @@ async def _play(scene: Scene, data: Path, settings: Settings, screen: Screen, *,
         with screen:
             screen.act("Starting a server of its own.")
             await stage.open()
-            screen.told(f"it is at {stage.url}; what Prometheus would see of it, at {stage.url}/metrics")
+            screen.told(f"it is at {stage.url}, and its metrics at {stage.url}/metrics")
             if prometheus is not None:
                 await prometheus.open(stage.url)
             summary = await Play(scene, stage, screen, prometheus).perform()

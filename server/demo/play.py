@@ -13,7 +13,7 @@ import httpx
 import msgspec
 
 from server.demo.alerting import Alerts, Prometheus
-from server.demo.application import Applications
+from server.demo.application import Applications, Tally
 from server.demo.scenes import Scene
 from server.demo.screen import Screen
 from server.demo.stage import Stage
@@ -95,38 +95,41 @@ class Play:
 
     async def perform(self) -> Summary:
         """The whole play; what did not happen within the scene's patience is left out of the summary."""
-        began, scene = time.monotonic(), self._scene
-        async with Applications(scene, self._stage, self._screen) as applications:
+        began = time.monotonic()
+        async with Applications(self._scene, self._stage, self._screen) as applications:
             before = applications.counting()
             await self._until(self._settled, "A server serves, and learns how good its champion is.")
             applications.shifted = True
             during = applications.counting()
-            alarm = await self._until(self._alarmed, scene.shift)
+            alarm = await self._until(self._alarmed, self._scene.shift)
             self._screen.told(f"right are {during.share} answers judged since the change, after {before.share} before")
             run = await self._until(self._compiled, "The server recompiles the program on what users reported since.")
             trial = (
                 await self._until(self._tried, "What came of it is on trial. Nobody touches anything.") if run else None
             )
-            after = applications.counting()
-            promoted = trial is not None and trial.verdict == "promote"
-            if promoted:
-                await self._until(lambda: self._measured(applications), "The new champion serves.")
-                if self._prometheus is not None:
-                    await self._until(self._prometheus.calm, "Prometheus sees that the alarm is over.")
+            after = await self._recovered(applications) if trial and trial.verdict == "promote" else None
         for task in self._listening.values():
             task.cancel()
         champion = (await self._stage.get(self._program))["champion"]
         return Summary(
-            closed=promoted,
-            lm=scene.lm,
-            accuracy=Accuracy(before.accuracy, during.accuracy, after.accuracy if promoted else None),
+            closed=after is not None,
+            lm=self._scene.lm,
+            accuracy=Accuracy(before.accuracy, during.accuracy, after.accuracy if after else None),
             drift_alarm=alarm,
             compile=run,
             experiment=trial,
-            promotion=Promoted("base", champion) if promoted else None,
+            promotion=Promoted("base", champion) if after else None,
             prometheus=self._prometheus.alerts if self._prometheus is not None else msgspec.UNSET,
             seconds=round(time.monotonic() - began, 1),
         )
+
+    async def _recovered(self, applications: Applications) -> Tally:
+        """Right answers since the promotion."""
+        after = applications.counting()
+        await self._until(lambda: self._measured(after), "The new champion serves.")
+        if self._prometheus is not None:
+            await self._until(self._prometheus.calm, "Prometheus sees that the alarm is over.")
+        return after
 
     async def _until(self, look: Callable[[], Awaitable[T | None]], says: str) -> T | None:
         """What `look` finds once it has come about; None when that takes longer than the scene's patience."""
@@ -202,12 +205,11 @@ class Play:
         self._screen.told(f"verdict: {report['verdict']}. {report['reason']}")
         return Trial(report["experiment_id"], report["verdict"])
 
-    async def _measured(self, applications: Applications) -> bool | None:
-        tally = applications.tally
+    async def _measured(self, tally: Tally) -> bool | None:
         self._screen.measured(tally.told, self._scene.least, tally.accuracy)
         if tally.told < self._scene.least:
             return None
-        self._screen.told(f"{tally.told} answers judged since: {tally.accuracy:.1%} right")
+        self._screen.told(f"right are {tally.share} answers judged since the promotion")
         return True
 
 

@@ -66,8 +66,8 @@ def _reviews() -> Scene:
     cases = _module("reviews")
     return Scene(
         title="Real film reviews, judged by a small real language model; then other people write them",
-        lm="local/smollm2 (SmolLM2-135M), a REAL one in the server's process. None that small can reflect: "
-        "new wordings come from sim/phrases, a SIMULATED reflection LM with a pool of them",
+        lm="local/smollm2, a small REAL language model in the server's process; new wordings come from "
+        "sim/phrases, a SIMULATED reflection LM that has a pool of them",
         program="reviews",
         definitions=_present(EXAMPLES / "reviews" / "demo.yaml"),
         cases=cases.case,

@@ -86,11 +86,11 @@ class Screen:
         """What the drift detector makes of the goal's score, at so many outcomes between two false alarms."""
         evidence = signal["evidence_ratio"] or 0.0
         scores = [f"{name} {signal[key]:.1%}" for name, key in _SCORES if signal[key] is not None]
+        rarely = f"; chance raises it once in {run_length:,.0f} outcomes, or less often" if run_length else ""
         self._figures = Group(
-            Text(f"drift detector: {signal['status']}, {signal['outcomes']} outcomes; {', '.join(scores)}"),
+            Text(", ".join([f"drift detector: {signal['status']}, {signal['outcomes']} outcomes", *scores])),
             gauge(evidence, self._width, style="red" if evidence > 0.7 else "cyan"),
-            Text(f"evidence of a fall, on its way to the alarm: {evidence:.0%}"),
-            Text(f"(chance raises it once in {run_length:,.0f} outcomes or less often)" if run_length else ""),
+            Text(f"evidence of a fall: {evidence:.0%} of the way to an alarm{rarely}"),
         )
 
     def compiling(self, run: dict[str, Any]) -> None:

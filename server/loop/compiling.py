@@ -20,7 +20,7 @@ from server.clock import new_id
 from server.loop.candidates import admit, made
 from server.loop.directories import Directory, directories, sweep
 from server.loop.following import Departure, Follower, followed
-from server.loop.requesting import job_of, loaded
+from server.loop.requesting import NotLoaded, job_of, loaded
 from server.ratchet import Ratchet
 from server.store import Connection
 from server.store.compiles import (
@@ -161,7 +161,7 @@ async def _attempt(ratchet: Ratchet, claim: Claim) -> CompileRun:
     directory = Directory(Path(ratchet.settings.data), claim.run.compile_id)
     try:
         claim, job = await _prepared(ratchet, claim, directory)
-    except Stale:
+    except (Stale, NotLoaded):
         raise
     except (Conflict, Invalid, NotFound) as changed:  # since it was asked for
         return await _finished(ratchet, claim, claim.run, "failed", changed.detail)

@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
-from experiments.errors import Conflict, Invalid, RatchetError, Stale
+from experiments.errors import Conflict, Invalid, Stale
 from experiments.metrics import Metric
 from experiments.quantities import dollars, duration, money
 from learning.compile_runs import Budget, CompileRun, Dataset, Job, Optimizer
 from learning.compiling.estimates import (
+    NEEDS_OPTUNA,
     Estimate,
     choose,
     default_metric_calls,
@@ -122,6 +123,8 @@ async def _situation(ratchet: Ratchet, program: Program) -> Situation:
 
 def _options(program: Program, wish: Wish) -> LearningOptions:
     options = program.definition.learning
+    if wish.optimizer == "mipro" and "mipro" not in installed():
+        raise Invalid.at("/optimizer", NEEDS_OPTUNA)
     return msgspec.structs.replace(
         options,
         optimizer=wish.optimizer or options.optimizer,
@@ -193,6 +196,17 @@ async def cancelled(ratchet: Ratchet, compile_id: str) -> CompileRun:
     return run
 
 
+class NotLoaded(Conflict):
+    """A program cannot be loaded in its present form."""
+
+
+def loaded(ratchet: Ratchet, name: str) -> Program:
+    """The program as it is defined now. Raises: NotFound; NotLoaded, which may pass once its module is there."""
+    if (reason := ratchet.traffic.broken.get(name)) is not None:
+        raise NotLoaded(f"program {name!r} cannot be loaded as it is defined now: {reason}")
+    return ratchet.traffic.program(name)
+
+
 async def prepared(
     ratchet: Ratchet, program: Program, options: LearningOptions, since: int | None, cost: int | None
 ) -> Preparation:
@@ -200,6 +214,7 @@ async def prepared(
 
     Raises: Conflict where none could succeed; Invalid for an optimizer that is not there.
     """
+    loaded(ratchet, program.name)
     dataset, quality = await _data(ratchet, program, since)
     champion = program.champion
     shown = dataset.train + dataset.val
@@ -280,17 +295,6 @@ def job(run: CompileRun, program: Program, champion: Variant, dataset: Dataset) 
         seed=int.from_bytes(hashlib.blake2b(run.compile_id.encode(), digest_size=4).digest()),
         spent=run.spent,
     )
-
-
-class NotLoaded(RatchetError):
-    """A program cannot be loaded in its present form."""
-
-
-def loaded(ratchet: Ratchet, name: str) -> Program:
-    """The program as it is defined now. Raises: NotFound; NotLoaded, which may pass once its module is there."""
-    if (reason := ratchet.traffic.broken.get(name)) is not None:
-        raise NotLoaded(f"program {name!r} cannot be loaded as it is defined now: {reason}")
-    return ratchet.traffic.program(name)
 
 
 async def job_of(ratchet: Ratchet, run: CompileRun) -> tuple[Job, CompileRun]:

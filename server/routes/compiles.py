@@ -14,7 +14,7 @@ from litestar.openapi.spec import Example
 from litestar.params import BodyKwarg, HeaderParameter, QueryParameter
 from litestar.response import Stream
 
-from experiments.errors import Conflict, Invalid, NotFound, TooLarge, nearest
+from experiments.errors import Busy, Conflict, Invalid, NotFound, TooLarge, nearest
 from learning.compile_runs import RunState
 from server.auth import actor
 from server.bodies import Strict
@@ -110,7 +110,7 @@ async def cancel_compile(ratchet: NamedDependency[Ratchet], compile_id: PathName
 @get(
     "/v1/compiles/{compile_id:str}/events",
     tags=["learning"],
-    **operation("read", NotFound, also={200: stream_of(wire.CompileEvent)}),
+    **operation("read", NotFound, Busy, also={200: stream_of(wire.CompileEvent)}),
 )
 async def follow_compile(
     ratchet: NamedDependency[Ratchet],

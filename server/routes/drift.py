@@ -91,9 +91,7 @@ def _close(conn: Connection, program: str, by: str, now: int) -> None:
     lasting = lasting_alarm(conn, program, routing.champion) if routing else None
     known = [*open_alarms(conn, program), *([lasting] if lasting else [])]
     if not known:
-        raise Conflict(
-            f"program {program!r} has no open alarm and no lasting fall: there is nothing to acknowledge"
-        )
+        raise Conflict(f"program {program!r} has no open alarm and no lasting fall: there is nothing to acknowledge")
     for alarm in known:
         live_with(conn, alarm, now, by)
 

@@ -11,6 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from litestar.response import Stream
 
+from experiments.errors import Busy
 from monitoring.signals import Status as DriftLevel
 from server.auth import actor
 from server.bodies import Strict
@@ -112,7 +113,7 @@ def _broken(ratchet: Ratchet) -> list[wire.ProgramStatus]:
     ]
 
 
-@get("/v1/events", tags=["operations"], **operation("read", also={200: stream_of(wire.Change)}))
+@get("/v1/events", tags=["operations"], **operation("read", Busy, also={200: stream_of(wire.Change)}))
 async def follow_changes(ratchet: NamedDependency[Ratchet], request: Request[Any, Any, Any]) -> Stream:
     """Follow what changes anywhere, as server-sent events that hold no more than its kind and id: read it again.
 

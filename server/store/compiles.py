@@ -7,7 +7,6 @@ runner that reports never undo each other's word.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -128,7 +127,7 @@ def free_run(conn: sa.Connection, *, automatic: bool = True) -> bool:
     return next(_free(conn, automatic), None) is not None
 
 
-def _free(conn: sa.Connection, automatic: bool) -> Iterator[tuple[sa.Row[Any], CompileRun]]:
+def _free(conn: sa.Connection, automatic: bool) -> Iterator[tuple[sa.Row[str, int, str], CompileRun]]:
     """The runs that nobody works on, oldest first, with their rows."""
     c = compiles.c
     free = sa.select(c.compile_id, c.fence, c.body).where(c.state.in_(OPEN), c.expires_at <= database_now(conn))
@@ -282,6 +281,28 @@ def events_after(conn: sa.Connection, compile_id: str, number: int, limit: int =
     query = sa.select(e.number, e.body).where(e.compile_id == compile_id, e.number > number)
     rows = conn.execute(query.order_by(e.number).limit(limit))
     return [NumberedEvent(row.number, decode(row.body, Event)) for row in rows]
+
+
+def purge_runs(conn: sa.Connection, before: int) -> int:
+    """Delete what runs that ended before `before` (µs) told of themselves, and which predictions they learned from.
+
+    Both may quote users. States, scores, spend and verdicts stay. A few runs at a time; returns how many rows.
+    """
+    c, e = compiles.c, compile_events.c
+    old = sa.select(c.compile_id).where(c.state.not_in(OPEN), c.finished_at < before)
+    told = sa.exists().where(e.compile_id == c.compile_id)
+    some = conn.scalars(old.where(told | c.body.contains(_WITH_QUALITY)).order_by(c.finished_at).limit(20)).all()
+    purged = conn.execute(compile_events.delete().where(e.compile_id.in_(some))).rowcount
+    for compile_id in some:
+        run = _locked(conn, compile_id)
+        if run.quality:
+            _put(conn, replace(run, quality={}))
+            purged += 1
+    return purged
+
+
+_WITH_QUALITY = '"quality":{"'
+"""What stands in the body of a run whose quality report is still there."""
 
 
 def last_event_number(conn: sa.Connection, compile_id: str) -> int:

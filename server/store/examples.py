@@ -19,6 +19,10 @@ from server.store.tables import contents, outcomes, predictions, remarks
 
 MOST = 20_000
 """The newest examples that are read at most."""
+MOST_TEXT = 32 * 2**20
+"""The characters of inputs, outputs, labels and comments that are read at most: all of it is held in memory at once."""
+_PAGE_TEXT = 4 * 2**20
+"""The characters of a page at most, or one example that is longer."""
 
 
 class _Remark(msgspec.Struct, frozen=True):
@@ -30,20 +34,22 @@ class _Remark(msgspec.Struct, frozen=True):
 def examples_since(
     conn: sa.Connection, program: str, goal: str, metric: Metric, since: int, limit: int = MOST
 ) -> list[Example]:
-    """The newest examples of a program from `since` (µs) on, oldest first.
+    """The newest examples of a program from `since` (µs) on, oldest first; no more than make `MOST_TEXT` of text.
 
     The label of an example is what was reported, field by field the first word of the source that `metric` trusts most.
     Of a field that nobody reported the output that was served stands for it, where the goal could not be better.
     """
     found: list[Example] = []
+    read = 0
     for rows in _pages(conn, program, goal, metric, since):
+        read += sum(row.size for row in rows)
         reported = _reported(conn, [row.prediction_id for row in rows])
         confirmed = _confirmed(conn, [row.prediction_id for row in rows], goal, metric)
         made = (
             _example(row, reported.get(row.prediction_id, ()), metric, row.prediction_id in confirmed) for row in rows
         )
         found += [example for example in made if example is not None]
-        if len(found) >= limit:
+        if len(found) >= limit or read >= MOST_TEXT:
             break
     return found[:limit][::-1]
 
@@ -62,22 +68,44 @@ def _labelled(program: str, goal: str, metric: Metric, since: int) -> sa.Select[
         low, high = metric.bounds
         decided += [o.value == (low if metric.lower_is_better else high), p.status != "error"]
     return (
-        sa.select(p.prediction_id, p.unit_hash, p.created_at, contents.c.input, contents.c.output)
+        sa.select(p.prediction_id, p.unit_hash, p.created_at, contents.c.input, contents.c.output, _size())
         .join(contents, contents.c.prediction_id == p.prediction_id)
         .where(p.program == program, p.created_at >= since, p.prediction_id.not_like("%" + shadow_id("")))
         .where(sa.exists().where(*decided))
     )
 
 
+def _size() -> sa.Label[int]:
+    """How many characters a prediction and what was said of it have."""
+    p, c, r = predictions.c, contents.c, remarks.c
+    said = sa.func.length(sa.func.coalesce(r.label, "")) + sa.func.length(sa.func.coalesce(r.comment, ""))
+    remarked = sa.select(sa.func.coalesce(sa.func.sum(said), 0)).where(r.prediction_id == p.prediction_id)
+    return (
+        sa.func.length(c.input) + sa.func.length(sa.func.coalesce(c.output, "")) + remarked.scalar_subquery()
+    ).label("size")
+
+
 def _pages(conn: sa.Connection, program: str, goal: str, metric: Metric, since: int) -> Iterator[Sequence[sa.Row[Any]]]:
-    """The predictions that can be examples, newest first."""
+    """The predictions that can be examples, newest first. Sizes are read before contents, which may be large."""
     p = predictions.c
-    query = _labelled(program, goal, metric, since).order_by(p.created_at.desc(), p.prediction_id.desc()).limit(CHUNK)
-    rows = conn.execute(query).all()
-    while rows:
-        yield rows
-        position = sa.tuple_(sa.literal(rows[-1].created_at), sa.literal(rows[-1].prediction_id))
-        rows = conn.execute(query.where(sa.tuple_(p.created_at, p.prediction_id) < position)).all()
+    whole = _labelled(program, goal, metric, since).order_by(p.created_at.desc(), p.prediction_id.desc())
+    query = whole.with_only_columns(p.created_at, p.prediction_id, _size()).limit(CHUNK)
+    sized = conn.execute(query).all()
+    while sized:
+        page = _fitting(sized)
+        yield conn.execute(whole.where(p.prediction_id.in_([row.prediction_id for row in page]))).all()
+        position = sa.tuple_(sa.literal(page[-1].created_at), sa.literal(page[-1].prediction_id))
+        sized = conn.execute(query.where(sa.tuple_(p.created_at, p.prediction_id) < position)).all()
+
+
+def _fitting(rows: Sequence[sa.Row[Any]]) -> Sequence[sa.Row[Any]]:
+    """The first of these rows that make a page; one at least."""
+    total = 0
+    for place, row in enumerate(rows):
+        total += row.size
+        if place and total > _PAGE_TEXT:
+            return rows[:place]
+    return rows
 
 
 def _reported(conn: sa.Connection, ids: Sequence[str]) -> Mapping[str, list[_Remark]]:

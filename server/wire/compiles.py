@@ -55,11 +55,20 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     prompt_characters: int
 
 
+class CompileExamples(msgspec.Struct, frozen=True, kw_only=True):
+    """How many examples are in each part of a run's dataset."""
+
+    train: int
+    val: int
+    holdout: int
+
+
 class CompileRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run. The scores are the champion's and the candidate's on the sealed holdout.
 
     `variant` is the admitted candidate, `experiment_id` its trial. `error` says why the run ended without a candidate,
-    or why its candidate is not on trial.
+    or why its candidate is not on trial. `examples` counts what it learns from and is judged by; `warnings` say what is
+    worth knowing of these, in sentences.
     """
 
     compile_id: str
@@ -78,6 +87,8 @@ class CompileRun(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
     created_at: Time
     finished_at: Time | None
+    examples: CompileExamples | None
+    warnings: list[str]
 
 
 class CompilePage(msgspec.Struct, frozen=True):
@@ -128,6 +139,8 @@ def compile_run(found: DomainRun) -> CompileRun:
         error=found.error,
         created_at=moment(found.created_at),
         finished_at=moment_or_none(found.finished_at),
+        examples=CompileExamples(**found.examples) if found.examples else None,
+        warnings=list(found.quality.get("warnings", ())),
     )
 
 

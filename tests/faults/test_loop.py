@@ -84,7 +84,7 @@ def test_a_disk_that_is_full_where_runs_are_kept_fails_the_run_and_the_next_one_
     at = {**QUICK, "RATCHET_DATABASE_URL": postgres_url}
     with (
         RunningServer(tmp_path / "s", verb="serve", config=config, environment=at) as server,
-        RunningServer(tmp_path / "w", verb="work", environment={**at, "RATCHET_LOG_LEVEL": "info"}) as worker,
+        RunningServer(tmp_path / "w", verb="work", environment=at) as worker,
     ):
         look, process = Look(lambda: server.url), psutil.Process(worker.pid)
         unlimited = process.rlimit(psutil.RLIMIT_FSIZE)

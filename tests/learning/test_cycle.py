@@ -86,14 +86,18 @@ SPENT = {"spent": 20 * DOLLAR}
         (
             SHIFTED,
             (
-                "another share of predictions gets labels than before, so they may not speak for all: it is left to "
-                "people, who have the alarm of 20 Nov 11:00 UTC, until 21 Nov 11:00 UTC"
+                "another share of predictions gets labels than before (alarm of 20 Nov 11:00 UTC), and those may not "
+                "speak for all: left to people until 21 Nov 11:00 UTC, when one cool-down has passed"
             ),
             NOW + 23 * HOUR,
         ),
         (COOLING, "cool-down after the last run, until 21 Nov 11:00 UTC", NOW + 23 * HOUR),
         (FEW, "63 of 100 fresh labels since the change on 12 Nov 14:03 UTC", None),
-        (SPENT, "the month's budget of $20 is used up, until 1 Dec 00:00 UTC", moment(2026, 12, 1)),
+        (
+            SPENT,
+            "the month's budget of $20 (`monthly_budget_usd`) is used up, until 1 Dec 00:00 UTC",
+            moment(2026, 12, 1),
+        ),
     ],
 )
 def test_what_is_in_the_way_of_an_alarm_is_named_with_its_end(facts, reason, until):
@@ -163,7 +167,7 @@ def test_a_run_may_cost_what_is_left_of_both_budgets(options, spent, cost):
 
 
 def test_a_budget_of_nothing_buys_no_run():
-    assert "budget_usd is 0" in planned(LearningOptions(budget_usd=0), requested=True).reason
+    assert "`budget_usd` is 0" in planned(LearningOptions(budget_usd=0), requested=True).reason
 
 
 def test_the_year_ends_too():

@@ -64,7 +64,10 @@ def test_an_alarm_is_told_with_its_change_point_and_can_be_lived_with(sqlite_url
         clock = Clock()
         async with application(sqlite_url, definitions=WATCHED, now=clock) as app:
             refused = await app.http.post("/v1/programs/triage/drift/acknowledge", json={"reason": "why not"})
-            assert (refused.status_code, refused.json()["detail"]) == (409, "program 'triage' has no open alarm")
+            assert (refused.status_code, refused.json()["detail"]) == (
+                409,
+                "program 'triage' has no open alarm and no lasting fall: there is nothing to acknowledge",
+            )
             await judged(app, 300, 0, clock)
             await freeze(app.ratchet, "a holiday", None)
             await judged(app, 0, 100, clock)

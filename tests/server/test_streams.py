@@ -1,11 +1,14 @@
 """Following what changes, over a socket."""
 
 import json
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from server.streams import MOST
 from tests.servers import DEFINITIONS, RunningServer
 
 
@@ -26,6 +29,42 @@ def test_whoever_listens_hears_what_changed_by_kind_and_id(tmp_path: Path) -> No
             heard = {next(told)[0] for _ in range(3)}
             assert heard == {"program", "experiment", "evidence"}
             assert server.stop() == 0
+
+
+@pytest.mark.timeout(60)
+def test_a_stream_ends_soon_after_its_key_was_revoked(tmp_path: Path) -> None:
+    with RunningServer(tmp_path / "data") as server, server.client() as http:
+        admin = http.post("/v1/keys", json={"name": "ann", "scopes": ["admin"]}).json()
+        http.headers["Authorization"] = f"Bearer {admin['secret']}"
+        made = http.post("/v1/keys", json={"name": "screen", "scopes": ["read"]}).json()
+        with server.client() as listening:
+            listening.headers["Authorization"] = f"Bearer {made['secret']}"
+            with listening.stream("GET", "/v1/events") as response:
+                lines = response.iter_lines()
+                assert next(lines).startswith(":")
+                http.post(f"/v1/keys/{made['key']['key_id']}/revoke").raise_for_status()
+                assert [line for line in lines if line.startswith("event:")] == ["event: connected"]
+            assert listening.get("/v1/events").status_code == 401
+
+
+@pytest.mark.timeout(60)
+def test_more_streams_than_there_is_room_for_are_refused_until_one_has_ended(tmp_path: Path) -> None:
+    with RunningServer(tmp_path / "data") as server, server.client() as http:
+        with ExitStack() as open_streams:
+            for _ in range(MOST):
+                listening = open_streams.enter_context(server.client())
+                response = open_streams.enter_context(listening.stream("GET", "/v1/events"))
+                assert next(response.iter_lines()).startswith(":")
+            refused = http.get("/v1/events")
+            assert (refused.status_code, refused.json()["type"]) == (503, "busy")
+            assert int(refused.headers["retry-after"]) > 0
+            assert http.get("/v1/status").status_code == 200
+        for _ in range(100):
+            with http.stream("GET", "/v1/events") as response:
+                if response.status_code == 200:
+                    return
+            time.sleep(0.1)
+        raise AssertionError("those who left still take the room")
 
 
 def _messages(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -152,3 +152,19 @@ async def test_a_released_run_is_claimed_again_and_an_uncounted_attempt_counts_f
         assert again.run.attempt == 2
         await store.write(compiles.release_run, again, after=0, failed=False)
         assert (await claimed(store, "c", LEASE)).run.attempt == 2
+
+
+async def test_what_a_run_told_of_itself_goes_when_it_is_old_and_what_came_of_it_stays(database_url: str) -> None:
+    async with opened(database_url) as store:
+        claim = await begun(store)
+        told = (NumberedEvent(1, event(3)),)
+        learnt = replace(claim.run, quality={"warnings": ["7 of 9 say 'my card 4711'"]})
+        await store.write(compiles.renew_run, claim, LEASE, told, learnt)
+        assert await store.write(compiles.purge_runs, 2**62) == 0, "it is under way"
+        await store.write(compiles.finish_run, claim, replace(learnt, state="rejected", error="no", finished_at=50))
+        assert await store.write(compiles.purge_runs, 50) == 0
+        assert await store.write(compiles.purge_runs, 51) == 2
+        assert await store.write(compiles.purge_runs, 51) == 0
+        assert await store.read(compiles.events_after, claim.run.compile_id, 0) == []
+        left = await store.read(compiles.compile_run, claim.run.compile_id)
+        assert (left.state, left.error, left.spent, left.quality) == ("rejected", "no", 3, {})

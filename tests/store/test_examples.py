@@ -7,7 +7,7 @@ import pytest
 
 from experiments.facts import shadow_id
 from experiments.metrics import Metric
-from server.store import Store
+from server.store import Store, examples
 from server.store.examples import examples_since
 from server.store.tables import contents
 from tests.store.made import content, opened, outcome, prediction, remark
@@ -99,3 +99,20 @@ async def test_more_than_a_page_is_read_whole(sqlite_url: str) -> None:
         )
         found = await store.read(examples_since, "triage", "correct", CORRECT, 0)
         assert [example.prediction_id for example in found] == [f"p{number:04}" for number in numbers]
+
+
+@pytest.mark.parametrize("page", [1, 150, 10**6])
+async def test_large_inputs_are_read_a_few_at_a_time_and_only_the_newest(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr(examples, "_PAGE_TEXT", page)
+    async with opened(database_url) as store:
+        for number in range(6):
+            name = f"{number}".rjust(100, "0")
+            await said(store, name, at=1_000 + number, value=1.0, label={"category": "bug"})
+        everything = await store.read(examples_since, "triage", "correct", CORRECT, 0)
+        assert [example.at for example in everything] == list(range(1_000, 1_006))
+        monkeypatch.setattr(examples, "MOST_TEXT", 400)
+        some = await store.read(examples_since, "triage", "correct", CORRECT, 0)
+        assert some == everything if page > 10**5 else some == everything[-len(some) :]
+        assert page > 10**5 or 2 <= len(some) <= 4

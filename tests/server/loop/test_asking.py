@@ -51,6 +51,8 @@ async def test_a_run_is_asked_for_once_and_can_be_cancelled_while_it_waits(datab
         run = await asked(app, optimizer="bootstrap_few_shot", budget_usd="0.5")
         assert (run["state"], run["reason"], run["budget_usd"]) == ("queued", "operator", "0.5")
         assert run["optimizer"] == "bootstrap_few_shot"
+        assert run["examples"]["train"] > run["examples"]["val"] > 10 < run["examples"]["holdout"]
+        assert run["warnings"] == []
         assert run["compile_id"] in await refused(app)
         path = f"/v1/compiles/{run['compile_id']}"
         assert (await app.http.get(path)).json() == run

@@ -30,9 +30,11 @@ COMPILES = "/v1/programs/triage/compiles"
 
 
 @asynccontextmanager
-async def compiled(url: str, data: Path, definitions: str = PROGRAM) -> AsyncIterator[Application]:
+async def compiled(
+    url: str, data: Path, definitions: str = PROGRAM, *, embedded: bool = True
+) -> AsyncIterator[Application]:
     """The application with enough to learn from."""
-    async with application(url, definitions=definitions, data=data) as app:
+    async with application(url, definitions=definitions, data=data, embedded=embedded) as app:
         if not (await app.http.get("/v1/compiles")).json()["items"]:
             await labelled(app.ratchet.store, 240)
         yield app

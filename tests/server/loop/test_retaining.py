@@ -7,13 +7,16 @@ from msgspec.structs import replace
 
 from experiments.decision import Conclude
 from experiments.quantities import SECOND
+from learning.compile_runs import Event, Progress
 from server.clock import now
 from server.loop.retaining import retain
-from server.store import Connection
+from server.store import Connection, compiles
+from server.store.compiles import NumberedEvent
 from server.store.facts import example, prediction_page
 from server.store.upkeep import purge_contents
 from server.trials.replay import replay
 from tests.application import Application, Clock, application
+from tests.server.loop.feedback import PROGRAM, labelled
 from tests.server.world import World, on
 
 HOUR = 3600 * SECOND
@@ -89,3 +92,29 @@ def test_a_decision_replays_after_all_content_has_gone(database_url: str) -> Non
         assert again.decisions == 1
 
     on(database_url, {"base": 0.5, "new": 0.85}, scenario)
+
+
+def test_what_compile_runs_tell_goes_too(sqlite_url: str) -> None:
+    """A proposed instruction may quote users."""
+
+    async def play() -> None:
+        clock = Clock()
+        async with application(sqlite_url, definitions=PROGRAM, embedded=False, now=clock) as app:
+            store = app.ratchet.store
+            await labelled(store, 200)
+            run = (await app.http.post("/v1/programs/triage/compiles", json={})).json()
+            claim = await store.write(compiles.claim_run, "a", 60 * SECOND, clock())
+            assert claim is not None
+            told = Event(kind="proposed", at=clock(), said="", progress=Progress(), spent=0, text="Ann was happy.")
+            await store.write(compiles.renew_run, claim, 60 * SECOND, (NumberedEvent(1, told),))
+            await store.write(compiles.finish_run, claim, replace(claim.run, state="rejected", finished_at=clock()))
+            path = f"/v1/compiles/{run['compile_id']}/events"
+            assert "Ann" in (await app.http.get(path)).text
+            clock.ahead = 3 * HOUR
+            keeping = replace(app.ratchet, settings=replace(app.ratchet.settings, retain=2 * HOUR))
+            assert await retain(keeping) > 2
+            after = (await app.http.get(path)).text
+            assert "Ann" not in after
+            assert '"state":"rejected"' in after
+
+    asyncio.run(play())
