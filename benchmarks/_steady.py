@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 
 from benchmarks._load import Body, exchange
 
@@ -14,13 +15,13 @@ async def steady(port: int, path: str, body: Body, *, rate: float, seconds: floa
     Counted from when a request was due, so that a server that stalls is not spared what it kept waiting. Raises:
     RuntimeError when a request is refused.
     """
-    free: list[_Connection] = []
+    free: deque[_Connection] = deque()  # in turn, so that none is idle for so long that the server closes it
     began = time.perf_counter()
 
     async def one(number: int) -> float:
         due = began + number / rate
         await asyncio.sleep(due - time.perf_counter())
-        connection = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
+        connection = free.popleft() if free else await asyncio.open_connection("127.0.0.1", port)
         await exchange(*connection, path, body(number))
         free.append(connection)
         return time.perf_counter() - due

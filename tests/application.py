@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from litestar.datastructures import State
 
 from learning.running import Runner
 from server import clock
@@ -43,11 +44,12 @@ class Clock:
 
 
 class Application:
-    """One application that is up: `http` to talk to it, `ratchet` to look inside."""
+    """One application that is up: `http` to talk to it, `ratchet` and `state` to look inside."""
 
-    def __init__(self, http: httpx.AsyncClient, ratchet: Ratchet) -> None:
+    def __init__(self, http: httpx.AsyncClient, state: State) -> None:
         self.http = http
-        self.ratchet = ratchet
+        self.state = state
+        self.ratchet: Ratchet = state.ratchet
 
     async def predict(self, ticket: str = "It crashed", *, key: str | None = None, **body: Any) -> httpx.Response:
         """One prediction of `triage`."""
@@ -89,4 +91,4 @@ async def application(
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]  # Litestar narrows what ASGI leaves open
     async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         await apply(app.state.ratchet, definitions, "ratchet.yaml", "test")
-        yield Application(http, app.state.ratchet)
+        yield Application(http, app.state)

@@ -22,6 +22,7 @@ from dspy.clients.execution import request_to_dict
 from learning.definitions import LmSettings
 from learning.engines.ledger import Entry, Failure, Ledger, Role
 from learning.engines.spending import Spending
+from learning.values import fit
 
 LONGEST_ANSWER: dict[Role, int] = {"student": 4_096, "reflection": 16_384}
 """Output tokens that are set aside for a call whose LM has no `max_tokens`."""
@@ -85,14 +86,14 @@ class Account:
         if isinstance(answer, lm15.LM15Error):
             failure = Failure(
                 kind=type(answer).__name__,
-                message=" ".join(str(answer).split())[:500],
+                message=_kept(" ".join(str(answer).split())[:500]),
                 status=answer.status,
                 retry_after=answer.retry_after,
             )
             if isinstance(answer, _MAYBE_BILLED):
                 cost = most if cost is not None else None
         else:
-            response = response_to_dict(answer)
+            response = _kept(response_to_dict(answer))
             given, made = answer.usage.input_tokens, answer.usage.output_tokens
             if self._settings.price is not None:
                 cost = most if given is None or made is None else self._settings.price.of(given, made)
@@ -136,6 +137,18 @@ class Account:
             self.spending.stop("void", f"the {self.role} LM refuses: {entry.failure.message}")
         pause = entry.failure.retry_after if fresh else 0.0
         raise kind(entry.failure.message, status=entry.failure.status, retry_after=pause)
+
+
+def _kept(value: Any) -> Any:
+    """A value as JSON can hold it: models break emoji in two, and a call that cannot be entered is paid all the same."""
+    match value:
+        case str():
+            return fit(value)
+        case dict():
+            return {_kept(key): _kept(member) for key, member in value.items()}
+        case list() | tuple():
+            return [_kept(member) for member in value]
+    return value
 
 
 class Asking:

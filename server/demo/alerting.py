@@ -90,9 +90,9 @@ class Prometheus:
         return Alerts(list(self._fired), list(self._resolved)) if self.url else None
 
     async def calm(self) -> bool | None:
-        """True once the alert of the drift is over, as `Play` waits for things; None until then."""
+        """True while the drift's alert does not fire, as `Play` waits for things; else None."""
         ended = self._process is None or self._process.returncode is not None
-        return True if ended or DRIFT in self._resolved else None
+        return True if ended or DRIFT not in self._firing else None
 
     def _write(self, scraped: str) -> None:
         """Its configuration, and the rules in a hurry."""

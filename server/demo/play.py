@@ -191,8 +191,9 @@ class Play:
                 known.update(text.splitlines())
             async for event in self._stage.events(f"/v1/compiles/{run}/events"):
                 if event["kind"] == "proposed":
-                    new = [line for line in event["text"].splitlines() if line not in known]
-                    self._screen.told(f"  proposes: {' / '.join(new) or 'another choice of lines seen before'}")
+                    lines = event["text"].splitlines()
+                    new = [line for line in lines if line not in known]
+                    self._screen.told(f"  proposes: {' / '.join(new or lines[-1:])}")
                     known.update(new)
                 elif event["kind"] != "progress":
                     self._screen.told(f"  {event['said']}")

