@@ -13,7 +13,7 @@ async def steady(port: int, path: str, body: Body, *, rate: float, seconds: floa
     """Latencies in seconds of `rate` requests per second to 127.0.0.1:`port`, of those sent after the `warm` seconds.
 
     Counted from when a request was due, so that a server that stalls is not spared what it kept waiting. Raises:
-    RuntimeError when a request is refused.
+    RuntimeError when a request is refused, TimeoutError when one is not answered within a minute of the last.
     """
     free: deque[_Connection] = deque()  # in turn, so that none is idle for so long that the server closes it
     began = time.perf_counter()
@@ -26,7 +26,8 @@ async def steady(port: int, path: str, body: Body, *, rate: float, seconds: floa
         free.append(connection)
         return time.perf_counter() - due
 
-    found = await asyncio.gather(*(one(number) for number in range(round(rate * (warm + seconds)))))
+    async with asyncio.timeout(warm + seconds + 60):
+        found = await asyncio.gather(*(one(number) for number in range(round(rate * (warm + seconds)))))
     for _, writer in free:
         writer.close()
     return found[round(rate * warm) :]

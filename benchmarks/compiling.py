@@ -12,7 +12,7 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -140,8 +140,7 @@ def in_thread(stage: Stage) -> Iterator[Path]:
     folder.mkdir()
     shutil.copy(stage.data / "job.json", folder)
     assert ask(stage.server, str(folder)) == "begun\n"
-    while _calls(folder) < _BEGUN:
-        time.sleep(0.1)
+    _wait(lambda: _calls(folder) >= _BEGUN)
     yield folder
     assert ask(stage.server, "") == "ended\n"
     shutil.rmtree(folder)
@@ -190,14 +189,21 @@ def _posted(http: httpx.Client, path: str, body: dict[str, Any]) -> Any:
 def _asked(stage: Stage) -> str:
     """The id of a compile run that is under way."""
     run = _posted(stage.http, "/v1/programs/triage/compiles", {})["compile_id"]
-    while _run(stage, run)["progress"]["metric_calls"] < _BEGUN:
-        time.sleep(0.1)
+    _wait(lambda: _run(stage, run)["progress"]["metric_calls"] >= _BEGUN)
     return str(run)
 
 
 def _cancel(stage: Stage, run: str) -> None:
     _posted(stage.http, f"/v1/compiles/{run}/cancel", {})
-    while _run(stage, run)["finished_at"] is None:
+    _wait(lambda: _run(stage, run)["finished_at"] is not None)
+
+
+def _wait(holds: Callable[[], bool]) -> None:
+    """Raises: SystemExit when it has not come about within a minute."""
+    end = time.monotonic() + 60
+    while not holds():
+        if time.monotonic() > end:
+            raise SystemExit("the compile does not do as it should")
         time.sleep(0.1)
 
 

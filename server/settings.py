@@ -8,7 +8,7 @@
 | `RATCHET_HOST`, `RATCHET_PORT` | `127.0.0.1`, `8000` | where HTTP is served; port 0 takes a free one |
 | `RATCHET_TICK` | `10s` | the decision tick: seconds, or `500ms`, `10s`, `1m`; from 100ms to 1h |
 | `RATCHET_LEASE` | `15s` | after how long another worker takes over from a leader that is gone; from 1s to 10m |
-| `RATCHET_RETAIN` | none: for ever | how long inputs, outputs, labels and comments are kept, such as `90d`; from 1h |
+| `RATCHET_RETAIN` | none: for ever | how long inputs, outputs, labels, comments and compile events are kept; from 1h |
 | `RATCHET_LOG_LEVEL` | `info` | debug, info, warning, error |
 | `RATCHET_LOG_FORMAT` | `console` | console, json |
 

@@ -16,6 +16,7 @@ which is how a dead parent shows itself, end the process at once in that way: st
 parent holds open.
 """
 
+import fcntl
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ JOB, RESULT, CANCELLING = "job.json", "result.json", ("cancel", "gepa.stop")
 _NICE = 15
 _LOOK = 0.1
 """Seconds between two looks for a cancelling file."""
+_PATIENCE = 5.0
+"""Seconds to wait for the end of another child in the same directory."""
 _CREDENTIALS = (
     "DATABASE_URL", "PGPASSFILE", "PGPASSWORD", "PGSERVICE", "PGSERVICEFILE", "RATCHET_API_KEY", "RATCHET_DATABASE_URL",
 )  # fmt: skip
@@ -43,6 +46,9 @@ def main(arguments: list[str]) -> int:
         return 2
     folder = Path(arguments[0]).resolve()
     prepare(folder)
+    if not _alone(folder):
+        sys.stderr.write(f"another process is at work in {folder}\n")
+        return 1
     # Only now: DSPy looks at the environment as it is imported.
     from experiments.errors import RatchetError
     from learning.compile_runs import Job
@@ -72,6 +78,23 @@ def prepare(folder: Path) -> None:
     signal.signal(signal.SIGTERM, lambda *_: _leave(128 + signal.SIGTERM, "ended by SIGTERM"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal goes to the parent too, which knows what to do
     _watch(_orphaned)
+
+
+def _alone(folder: Path) -> bool:
+    """Whether no other child works here, having waited for one that is about to end; held until this one's end.
+
+    Two in one directory would both pay, as when the server of the first is suspended and another takes over.
+    """
+    handle, until = os.open(folder, os.O_RDONLY), time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(_LOOK)
+        else:
+            return True
 
 
 def _orphaned() -> None:

@@ -140,7 +140,7 @@ class Account:
 
 
 def _kept(value: Any) -> Any:
-    """A value as JSON can hold it: models break emoji in two, and a call that cannot be entered is paid all the same."""
+    """As JSON can hold it: models break emoji in two, and a call that cannot be entered was paid all the same."""
     match value:
         case str():
             return fit(value)

@@ -6,10 +6,11 @@ closes.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,8 @@ _PATIENCE = 5.0
 """Seconds a child gets at each step on the way from being asked to being killed."""
 _SECRET = ("RATCHET_", "PG", "POSTGRES", "DATABASE_URL")
 """What variables begin with that could lead to the database, or to this server."""
+_ADDRESS = re.compile(r"(postgres(ql)?|sqlite)(\+\w+)?://")
+"""What the address of a database begins with, whatever the variable is called."""
 
 
 class Child:
@@ -28,14 +31,14 @@ class Child:
         self._process = process
 
     @classmethod
-    def start(cls, directory: Path, environ: Mapping[str, str]) -> "Child":
-        """Start one on a run directory. Blocks for some milliseconds. Raises: OSError."""
+    def start(cls, directory: Path, environ: Mapping[str, str], keys: Collection[str] = ()) -> "Child":
+        """Start one on a run directory; `keys` as in `environment`. Blocks for some milliseconds. Raises: OSError."""
         with (directory / "stdout.txt").open("ab") as out, (directory / "stderr.txt").open("ab") as errors:
             # Ours alone: its session is its own, so that a Ctrl-C meant for the server does not reach it.
             process = subprocess.Popen(  # noqa: S603 -- our own module, by a fixed command line
                 [sys.executable, "-m", "learning.compiling.child", str(directory.absolute())],
                 cwd=directory,
-                env=environment(environ),
+                env=environment(environ, keys),
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=errors,
@@ -77,11 +80,15 @@ class Child:
         return True
 
 
-def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that a child gets: the server's, less what leads to the database.
+def environment(environ: Mapping[str, str], keys: Collection[str] = ()) -> dict[str, str]:
+    """The variables that a child gets: the server's, less what leads to the database; `keys` by whatever name.
 
     Programs may name modules that stand beside their definitions file, which only this process was told of.
     """
-    kept = {name: value for name, value in environ.items() if not name.startswith(_SECRET)}
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if (name in keys or not name.startswith(_SECRET)) and not _ADDRESS.match(value.lstrip())
+    }
     here = str(Path(learning.__file__).parent.parent)
     return {**kept, "PYTHONPATH": os.pathsep.join([here, *(path for path in sys.path if path)])}

@@ -7,7 +7,7 @@ the claim, so that a runner which was overtaken stops at its next word.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -192,10 +192,29 @@ async def _prepared(ratchet: Ratchet, claim: Claim, directory: Directory) -> tup
     job = await asyncio.to_thread(directory.resumable, stored)
     if job is not None:
         return claim, job
-    job, run = await job_of(ratchet, claim.run)
-    await asyncio.to_thread(directory.prepare, job, stored)
+    async with _holding(ratchet, claim):
+        job, run = await job_of(ratchet, claim.run)
+        await asyncio.to_thread(directory.prepare, job, stored)
     run = await ratchet.store.write(renew_run, claim, ratchet.settings.lease, (), run)
     return replace(claim, run=run), job
+
+
+@asynccontextmanager
+async def _holding(ratchet: Ratchet, claim: Claim) -> AsyncIterator[None]:
+    """Keep the lease to the end of the block: to read all feedback may take longer than it lasts."""
+
+    async def renewed() -> None:
+        while True:
+            await asyncio.sleep(ratchet.settings.lease / SECOND / 3)
+            with suppress(RatchetError):  # the next write of the run tells what became of it
+                await ratchet.store.write(renew_run, claim, ratchet.settings.lease)
+
+    task = asyncio.create_task(renewed())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def _settled(ratchet: Ratchet, claim: Claim, job: Job, result: Result | None) -> CompileRun:

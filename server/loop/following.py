@@ -36,7 +36,9 @@ async def followed(directory: Directory, follower: "Follower", job: Job) -> Depa
 
     Raises: Stale when the run is in other hands; Unavailable when it may be; OSError.
     """
-    child = await asyncio.to_thread(Child.start, directory.path, os.environ)
+    lms = (job.definition.lm_settings, job.champion.lm, job.reflection_lm)
+    keys = {lm.api_key_env for lm in lms if lm is not None and lm.api_key_env is not None}
+    child = await asyncio.to_thread(Child.start, directory.path, os.environ, keys)
     leash = _Leash(directory, child, time.monotonic() + job.budget.time / SECOND + _GRACE)
     try:
         while (exit_code := child.exit_code) is None:

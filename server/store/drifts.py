@@ -18,8 +18,11 @@ from experiments.metrics import Metric, Source
 from learning.definitions import DriftOptions
 from monitoring import signals
 from monitoring.signals import Policy, ProgramDrift, Reading, Signal, Status
-from server.store.rows import decode, encode, insert_new
+from server.store.rows import decode, encode, fitting, insert_new
 from server.store.tables import alarms, contents, drifts, outcomes, predictions, routings
+
+MOST_TEXT = 8 * 2**20
+"""Characters of the inputs of one sample at most."""
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,22 +227,30 @@ def _fact(row: sa.Row[Any], heard: Mapping[str, list[tuple[str, Source, float, i
 
 
 def input_samples(conn: sa.Connection, program: str, since: int, size: int) -> tuple[Sample, Sample]:
-    """The first `size` inputs from `since` (µs) on that are still kept, and the latest; half each where they meet."""
+    """The first `size` inputs from `since` (µs) on that are still kept, and the latest; half each where they meet.
+
+    Of large inputs fewer: no more than make `MOST_TEXT` on either side.
+    """
     p, c = predictions.c, contents.c
-    kept = sa.select(p.created_at, p.prediction_id, c.input).join(contents, c.prediction_id == p.prediction_id)
+    length = sa.func.length(c.input).label("size")
+    kept = sa.select(p.created_at, p.prediction_id, length).join(contents, c.prediction_id == p.prediction_id)
     here = kept.where(p.program == program, p.created_at >= since, ~p.prediction_id.endswith(shadow_id("")))
     first = conn.execute(here.order_by(p.created_at, p.prediction_id).limit(size)).all()
     latest = conn.execute(here.order_by(p.created_at.desc(), p.prediction_id.desc()).limit(size)).all()
     if len(first) < size or latest[-1] <= first[-1]:
         everything = sorted({*first, *latest})
         middle = len(everything) // 2
-        first, latest = everything[:middle], everything[middle:]
-    return _sample(first), _sample(latest)
+        first, latest = everything[:middle], everything[middle:][::-1]
+    return _sample(conn, first), _sample(conn, latest)
 
 
-def _sample(rows: Sequence[Any]) -> Sample:
-    times = sorted(row.created_at for row in rows)
-    inputs = [decode(row.input, dict[str, Any]) for row in rows]
+def _sample(conn: sa.Connection, rows: Sequence[Any]) -> Sample:
+    c = contents.c
+    some = fitting(rows, MOST_TEXT)
+    times = sorted(row.created_at for row in some)
+    ids = [row.prediction_id for row in some]
+    found = conn.scalars(sa.select(c.input).where(c.prediction_id.in_(ids)).order_by(c.prediction_id))
+    inputs = [decode(written, dict[str, Any]) for written in found]
     return Sample(times[0], times[-1], inputs) if times else Sample(None, None, [])
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from experiments.facts import shadow_id
 from experiments.metrics import LABELLED, Metric, Source
 from learning.compile_runs import Example
-from server.store.rows import CHUNK, decode
+from server.store.rows import CHUNK, decode, fitting
 from server.store.tables import contents, outcomes, predictions, remarks
 
 MOST = 20_000
@@ -92,20 +92,10 @@ def _pages(conn: sa.Connection, program: str, goal: str, metric: Metric, since: 
     query = whole.with_only_columns(p.created_at, p.prediction_id, _size()).limit(CHUNK)
     sized = conn.execute(query).all()
     while sized:
-        page = _fitting(sized)
+        page = fitting(sized, _PAGE_TEXT)
         yield conn.execute(whole.where(p.prediction_id.in_([row.prediction_id for row in page]))).all()
         position = sa.tuple_(sa.literal(page[-1].created_at), sa.literal(page[-1].prediction_id))
         sized = conn.execute(query.where(sa.tuple_(p.created_at, p.prediction_id) < position)).all()
-
-
-def _fitting(rows: Sequence[sa.Row[Any]]) -> Sequence[sa.Row[Any]]:
-    """The first of these rows that make a page; one at least."""
-    total = 0
-    for place, row in enumerate(rows):
-        total += row.size
-        if place and total > _PAGE_TEXT:
-            return rows[:place]
-    return rows
 
 
 def _reported(conn: sa.Connection, ids: Sequence[str]) -> Mapping[str, list[_Remark]]:

@@ -65,6 +65,16 @@ def page_of(
     return rows[:limit], _cursor(getattr(last, at.name), getattr(last, key.name))
 
 
+def fitting(rows: Sequence[sa.Row[Any]], most: int) -> Sequence[sa.Row[Any]]:
+    """The first of these rows, as many as have a `size` of `most` together; one at least."""
+    total = 0
+    for place, row in enumerate(rows):
+        total += row.size
+        if place and total > most:
+            return rows[:place]
+    return rows
+
+
 def _cursor(at: int, key: str) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode((at, key))).decode().rstrip("=")
 

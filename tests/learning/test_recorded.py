@@ -66,13 +66,14 @@ def test_a_call_cut_short_by_a_deadline_is_entered_at_the_most_it_can_have_cost(
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_an_answer_with_half_an_emoji_is_entered_paid_and_answered_again(tmp_path: Path, fails: bool) -> None:
+def test_an_answer_with_half_an_emoji_is_entered_and_counted(tmp_path: Path, *, fails: bool) -> None:
     class Broken:
         def complete(self, request: Request) -> Response:
             if fails:
                 raise ServerError("no \ud83d")
             return Response(
-                model="m",
+                id="1",
+                model=request.model,
                 message=Message.assistant("half \ud83d"),
                 usage=Usage(input_tokens=10, output_tokens=2),
                 finish_reason="stop",

@@ -3,11 +3,12 @@
 import asyncio
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from experiments.assignment import Routing
 from experiments.facts import shadow_id
-from server.store import Store
+from server.store import Store, drifts
 from server.store.drifts import Fact, facts_between, input_samples, reign_of
 from server.store.routings import append_routing
 from server.store.tables import contents
@@ -70,7 +71,7 @@ def test_a_variant_that_comes_back_begins_another_reign(database_url: str) -> No
     asyncio.run(play())
 
 
-def test_samples_of_inputs_never_share_one(database_url: str) -> None:
+def test_samples_of_inputs_never_share_one(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def play() -> None:
         async with opened(database_url) as store:
             await append(store, *(prediction(prediction_id=f"p{n}", created_at=n) for n in range(10)))
@@ -85,6 +86,10 @@ def test_samples_of_inputs_never_share_one(database_url: str) -> None:
             assert await spans(8) == [(0, 4, 5), (5, 9, 5)]
             assert await spans(100, since=4) == [(4, 6, 3), (7, 9, 3)]
             assert await spans(100, since=10) == [(None, None, 0), (None, None, 0)]
+            monkeypatch.setattr(drifts, "MOST_TEXT", 30)
+            (first, _, few), (_, last, fewer) = await spans(5)
+            assert (first, last) == (0, 9), "large inputs: the first and the latest, fewer of them"
+            assert 0 < few == fewer < 5
             await store.write(lambda conn: conn.execute(sa.delete(contents)))
             assert await spans(3) == [(None, None, 0), (None, None, 0)]
 

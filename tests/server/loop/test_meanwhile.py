@@ -272,3 +272,19 @@ async def test_a_child_goes_on_without_the_database_until_another_runner_may_hav
         else:
             with pytest.raises(Unavailable):
                 await follower.tell()
+
+
+async def test_a_lease_is_kept_while_a_run_is_prepared_for_longer_than_it_lasts(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    """Else two workers take it from each other for ever."""
+    async with compiled(sqlite_url, tmp_path / "data", embedded=False) as app:
+        await asked(app)
+        brief = replace(app.ratchet, settings=replace(app.ratchet.settings, lease=SECOND // 2))
+        claim = await app.ratchet.store.write(compiles.claim_run, "slow", SECOND // 2, 0)
+        assert claim is not None
+        async with compiling._holding(brief, claim):
+            await asyncio.sleep(1.5)
+            assert not await app.ratchet.store.read(compiles.free_run)
+        await asyncio.sleep(1.0)
+        assert await app.ratchet.store.read(compiles.free_run)
