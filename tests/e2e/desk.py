@@ -80,7 +80,7 @@ def _ok(answer: httpx.Response) -> Any:
     return answer.json()
 
 
-def until(holds: Callable[[], Any], seconds: float = 60) -> Any:
+def until(holds: Callable[[], Any], seconds: float = 120) -> Any:
     """What `holds` returns once it is true; it must come about."""
     end = time.monotonic() + seconds
     while not (found := holds()):

@@ -71,7 +71,7 @@ def test_a_changed_world_is_noticed_learned_from_and_answered_by_a_promotion(
         before = world.share_right(600)
         world.shift = SHIFT
         during = world.share_right()
-        until(lambda: look.champion != "base", seconds=120)
+        until(lambda: look.champion != "base", seconds=200)
         after = world.share_right(400)
         # The new champion is held to what it has shown in the experiment, from the first.
         held = until(lambda: next((s for s in signals(look) if s["variant"] == look.champion), None))
@@ -207,7 +207,7 @@ def test_a_candidate_that_is_worse_with_users_is_rolled_back_and_the_fall_is_ans
         world.share_right(100)
         running.command("unfreeze", "--reason", "now").check_returncode()
 
-        (trial,) = until(lambda: [each for each in look.experiments if each["state"] == "concluded"], seconds=90)
+        (trial,) = until(lambda: [each for each in look.experiments if each["state"] == "concluded"])
         assert (trial["verdict"], trial["experiment_id"]) == ("rollback", look.runs[-1]["experiment_id"])
         alarm = until(lambda: next((each for each in look.alarms if each["closed_at"]), None))
         assert alarm["closed_by"] == f"compile run {first['compile_id']} led to a trial that ended rollback"
@@ -237,7 +237,7 @@ def test_an_operator_may_stop_the_loop_go_ahead_of_it_and_let_it_go_on(server: C
         assert look.experiments == []
 
         assert running.command("unfreeze", "--reason", "back again").returncode == 0
-        until(lambda: look.champion == "gepa-1", seconds=90)
+        until(lambda: look.champion == "gepa-1")
     (run,) = look.runs
     assert (run["error"], run["experiment_id"]) == (None, look.experiments[0]["experiment_id"])
 

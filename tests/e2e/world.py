@@ -77,7 +77,7 @@ class World:
     def share_right(self, answers: int = 200) -> float:
         """The share of right answers among the next so many."""
         first = len(self._right) + BATCH  # a batch may be under way that was written before
-        until(lambda: self.failure or len(self._right) >= first + answers)
+        until(lambda: self.failure or len(self._right) >= first + answers, seconds=200)
         self.check()
         return sum(self._right[first : first + answers]) / answers
 
@@ -191,4 +191,4 @@ class Look:
             run = runs[-number] if len(runs) >= number else None
             return run if run and run["finished_at"] else None
 
-        return dict(until(found, seconds=120))
+        return dict(until(found, seconds=200))

@@ -66,7 +66,7 @@ def test_a_student_lm_that_dies_fails_the_run_with_its_reason_and_nothing_is_pro
         with World(lambda: server.url) as world:
             world.share_right(400)
             world.shift = SHIFT
-            until(lambda: look.runs and look.runs[0]["progress"]["metric_calls"] > 20, seconds=90)
+            until(lambda: look.runs and look.runs[0]["progress"]["metric_calls"] > 20)
         alive.close()
         run = look.ended()
         assert run["state"] == "failed"
