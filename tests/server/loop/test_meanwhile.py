@@ -184,8 +184,8 @@ async def test_a_run_for_a_former_champion_ends_before_anything_is_spent(sqlite_
         compile_id = await asked(app)
         body = {"name": "rival", "instructions": "Guess."}
         (await app.http.post("/v1/programs/triage/variants", json=body)).raise_for_status()
-        body = {"program": "triage", "challengers": ["rival"], "holdback": 0}
-        rival = (await app.http.post("/v1/experiments", json=body)).json()["experiment_id"]
+        wanted = {"program": "triage", "challengers": ["rival"], "holdback": 0}
+        rival = (await app.http.post("/v1/experiments", json=wanted)).json()["experiment_id"]
         (await app.http.post(f"/v1/experiments/{rival}/promote", json={"reason": "better"})).raise_for_status()
         await carry_out(app.ratchet, await claimed(app))
         run = (await app.http.get(f"/v1/compiles/{compile_id}")).json()
