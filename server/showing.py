@@ -6,7 +6,6 @@ there is, so that a new leader shows everything after its first tick, also of wh
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -17,6 +16,7 @@ from experiments.quantities import SECOND
 from learning.definitions import LearningOptions
 from monitoring.domain import Learning, Survey
 from server.ratchet import Ratchet
+from server.schedules import month_of
 from server.store import Connection
 from server.store.analytics import VariantAnalytics, analytics, start_of_latest
 from server.store.drifts import KeptWatch, watched_programs
@@ -61,7 +61,7 @@ def _standing(conn: Connection) -> Standing:
 
 def learning(runs: Sequence[Run], options: LearningOptions, told: int | None, now: int) -> Learning:
     """A program's compile runs, added up; `told` is when (µs) the one under way last told of itself."""
-    month = _month(now)
+    month = month_of(now)
     progress = next((run.progress for run in runs if run.state == "running"), None)
     return Learning(
         runs=Counter((run.reason, run.state) for run in runs),
@@ -71,12 +71,6 @@ def learning(runs: Sequence[Run], options: LearningOptions, told: int | None, no
         progress=progress.metric_calls / max(1, progress.metric_calls_budget) if progress else None,
         progressed_at=told,
     )
-
-
-def _month(now: int) -> int:
-    """When (µs) the calendar month of `now` began, in UTC."""
-    begin = datetime.fromtimestamp(now / SECOND, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return round(begin.timestamp()) * SECOND
 
 
 async def survey(ratchet: Ratchet) -> None:
