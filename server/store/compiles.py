@@ -90,9 +90,9 @@ def last_run(conn: sa.Connection, program: str, states: Collection[RunState] | N
 
 
 def runs_answering(conn: sa.Connection, program: str, alarm: int) -> int:
-    """How many runs of a program answered the alarm of that moment (µs)."""
+    """How many runs of a program have answered the alarm of that moment (µs); one under way has not yet."""
     c = compiles.c
-    bodies = conn.scalars(sa.select(c.body).where(c.program == program, c.created_at >= alarm))
+    bodies = conn.scalars(sa.select(c.body).where(c.program == program, c.state.not_in(OPEN), c.created_at >= alarm))
     return sum(decode(body, CompileRun).alarm == alarm for body in bodies)
 
 
