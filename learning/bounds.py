@@ -62,6 +62,6 @@ def _refuted_exactly(d: Floats, gain: float, alpha: float) -> bool:
 
 def _refuted_by_betting(d: Floats, gain: float, alpha: float) -> bool:
     """Whether a mean of `gain` or less is refuted, for any differences in [-1, 1]."""
-    bets = np.minimum(BETS, _CAUTION / (1 + gain))
+    bets = np.minimum(BETS, _CAUTION / max(1 + gain, 1e-300))
     capital = np.exp(np.log1p(bets[:, None] * (d - gain)).sum(axis=1)).mean()
     return bool(capital >= 1 / alpha)

@@ -139,7 +139,8 @@ def _print_run(console: Console, run: dict[str, Any]) -> None:
         for fault in gate["faults"]:
             console.print(Text(f"  {fault}", "yellow"))
     if run["variant"]:
-        trial = f"on trial: ratchet experiments show {run['experiment_id']}" if run["experiment_id"] else "off traffic"
+        known = run["experiment_id"]
+        trial = f"on trial: ratchet experiments show {known}" if known else "not on trial yet; see ratchet status"
         console.print(f"variant {run['variant']}, {trial}", markup=False)
     if run["error"]:
         console.print(Text(run["error"], "yellow"))

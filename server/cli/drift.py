@@ -81,18 +81,23 @@ def _print(console: Console, found: list[dict[str, Any]]) -> None:
 
 def _print_program(console: Console, found: dict[str, Any]) -> None:
     console.print(Text(f"{found['program']}  ", "bold") + status(found["status"]))
-    if not found["signals"]:
-        console.print("[dim]Nothing was judged yet: predictions are, once they have had their time for an outcome.[/]")
-        return
     rows = [_row(signal) for signal in found["signals"] if signal["outcomes"]]
+    if not rows and not found["alarms"]:
+        console.print(
+            "[dim]Nothing was judged yet: predictions are, once they are older than `drift.maturity` "
+            "(by default the outcome window).[/]"
+        )
+        return
     columns = ("evidence │ alarm", ">", ">now", ">baseline", ">held to", ">outcomes", "since")
     console.print(table("variant", "signal", "", *columns, rows=rows))
     promised = f"{found['outcomes_between_false_alarms']:,.0f} outcomes or more between two false alarms"
     console.print(f"[dim]judged until {_moment(found['judged_until'])} · {promised}[/]")
     for alarm in found["alarms"]:
         console.print(_told(alarm), soft_wrap=True)
-    if any(alarm["closed_at"] is None for alarm in found["alarms"]):
-        console.print(f"[dim]next: ratchet compile {found['program']}, or --acknowledge if this level is fine[/]")
+    if still_open := {alarm["signal"] for alarm in found["alarms"] if alarm["closed_at"] is None}:
+        compiled = f"ratchet compile {found['program']}, or " if "score" in still_open else ""
+        accepted = f'ratchet drift {found["program"]} --acknowledge "REASON" if this level is fine'
+        console.print(Text(f"next: {compiled}{accepted}", "dim"), soft_wrap=True)
 
 
 def _row(signal: dict[str, Any]) -> tuple[Any, ...]:

@@ -30,7 +30,10 @@ def status(window: str, as_json: bool) -> None:
 @_REASON
 @as_json
 def freeze(reason: str, as_json: bool) -> None:
-    """Stop every automatic act (ramp steps, promotions, rollbacks) until `ratchet unfreeze`; evidence still gathers."""
+    """Stop every automatic act (ramp steps, promotions, rollbacks, recompiles) until `ratchet unfreeze`.
+
+    Evidence still gathers, and predictions are answered as before.
+    """
     with Server.find() as server:
         answer = server.post("/v1/freeze", {"reason": reason})
     show(

@@ -171,7 +171,7 @@ def test_nothing_but_worse_candidates_and_then_none_that_is_good_enough_leave_th
         world.shift = SHIFT
         first = look.ended()
         assert (first["state"], first["variant"], first["experiment_id"]) == ("rejected", None, None)
-        assert first["error"]
+        assert first["error"] or first["gate"]["faults"]
         assert 0 < float(first["spent_usd"]) <= 1
         (tmp_path / "ratchet.yaml").write_text(definitions(gate={"min_score": 0.999}, cooldown="4s"))
         until(lambda: look.alarms[-1]["closed_at"])
@@ -199,7 +199,7 @@ def test_a_candidate_that_is_worse_with_users_is_rolled_back_and_the_fall_is_ans
     with World(lambda: running.url) as world:
         world.share_right(400)
         world.shift, world.truth = SHIFT, WRONG
-        until(lambda: look.runs)
+        until(lambda: look.runs and look.runs[0]["state"] == "running")  # one that is still queued would wait
         running.command("freeze", "--reason", "the candidate is to meet the world as it is then").check_returncode()
         first = look.ended()
         assert (first["state"], first["variant"]) == ("succeeded", "gepa-1")

@@ -1,5 +1,7 @@
 """The lower bound of a gain: right with the stated confidence, by counting every possible holdout."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,6 +40,10 @@ def test_the_bound_of_partial_scores_is_wrong_no_more_often_than_stated(n):
     draw = np.random.default_rng(n)
     wrong = sum(lower_bound(noisy(draw, n), 0.9) > 0 for _ in range(400))
     assert wrong <= binom.ppf(0.999, 400, 0.1)
+
+
+def test_the_bound_is_the_least_there_is_where_the_mean_is_a_hair_above_it():
+    assert lower_bound([math.nextafter(-1.0, 0.0)], 0.9) == -1.0
 
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]) | st.floats(-1, 1), max_size=40), st.randoms(use_true_random=False))
