@@ -265,4 +265,4 @@ def _looks(scene: Scene, summary: "Summary", stage: "Stage", *, stay: bool) -> l
             (f"{stage.url}/metrics", "what Prometheus sees"),
             *looks,
         ]
-    return [(f"{here} up", "serves what the demo left behind"), *looks[1:]]
+    return [(f"{here} up", "serves what the demo left behind; while it does, these tell more:"), *looks[1:]]

@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from experiments.errors import Conflict, Invalid, NotFound, RatchetError, Stale, Unavailable
-from experiments.quantities import SECOND
+from experiments.quantities import SECOND, dollars
 from learning.compile_runs import CompileRun, Job, Result, RunState
 from learning.gate import judge
 from server.clock import new_id
@@ -114,7 +114,8 @@ async def carry_out(ratchet: Ratchet, claim: Claim) -> None:
     try:
         ended = await _attempt(ratchet, claim)
         await asyncio.to_thread(Directory(Path(ratchet.settings.data), compile_id).remove)
-        log.info("compile_ended", state=ended.state, spent=ended.spent, variant=ended.variant, error=ended.error)
+        spent = dollars(ended.spent)
+        log.info("compile_ended", state=ended.state, spent_usd=spent, variant=ended.variant, error=ended.error)
     except asyncio.CancelledError:  # this process ends, which is no fault of the run's
         await _let_go(ratchet, claim)
         raise
