@@ -12,11 +12,13 @@ from experiments.batch import Batch
 from experiments.decision import latch
 from experiments.experiment import Experiment
 from experiments.facts import Entrant, Exposure
-from experiments.metrics import Metric
+from experiments.metrics import Metric, Source
 from experiments.quantities import SECOND
 from experiments.settings import ExperimentOptions
 from experiments.strata import Floats
 
+Heard = tuple[tuple[str, Source, float, int], ...]
+"""Outcomes as an exposure has them."""
 BLOCK, WINDOW, PER_BLOCK, BLOCKS = 600, 3600, 100, 50
 SPLITS = {1: {"base": 0.95, "new": 0.05}, 2: {"base": 0.5, "new": 0.5}}
 LIMIT = math.log(1 / 0.025)
@@ -116,8 +118,8 @@ def _alarm(name: str, run: int) -> bool:
 
 def entrant(index: int, challenger: bool, epoch: int, at: float, value: float, delay: float) -> Entrant:
     entered = round(at * SECOND)
-    heard = () if delay > WINDOW else (("correct", "human", value, entered + round(delay * SECOND)),)
-    exposure = Exposure(f"p{index}", entered, False, 1000, 0, 0, heard)  # type: ignore[arg-type]  # a literal source
+    heard: Heard = () if delay > WINDOW else (("correct", "human", value, entered + round(delay * SECOND)),)
+    exposure = Exposure(f"p{index}", entered, False, 1000, 0, 0, heard)
     return Entrant(f"u{index}", "new" if challenger else "base", epoch, entered, (exposure,))
 
 
@@ -163,8 +165,8 @@ def _visits(rng: np.random.Generator, entered: int, name: str) -> tuple[tuple[Ex
     made, counted = [], []
     for visit in range(1 + rng.poisson(6)):
         at, success, late = entered + visit * SECOND, float(rng.random() < 0.7), bool(rng.random() < 0.1)
-        heard = () if late else (("correct", "human", success, at + 30 * SECOND),)
-        made.append(Exposure(f"p{name}-{visit}", at, False, 1000, 0, 0, heard))  # type: ignore[arg-type]  # as above
+        heard: Heard = () if late else (("correct", "human", success, at + 30 * SECOND),)
+        made.append(Exposure(f"p{name}-{visit}", at, False, 1000, 0, 0, heard))
         counted.append(0.0 if late else success)
     most = folding.PREDICTIONS_PER_UNIT
     return tuple(made), sum(counted[:most]) / len(counted[:most])

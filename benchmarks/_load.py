@@ -115,6 +115,13 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, p
     return found
 
 
+async def set_delay(port: int, seconds: float) -> None:
+    """Let the mock language model answer after so long."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await exchange(reader, writer, f"/delay/{seconds}", b"{}")
+    writer.close()
+
+
 def prediction_body(number: int) -> bytes:
     """The body of a predict request with its own text and unit."""
     return json.dumps({"input": {"text": f"Ticket {number}: the invoice is wrong"}, "unit": f"user-{number}"}).encode()

@@ -3,6 +3,7 @@
 import msgspec
 import numpy as np
 
+from benchmarks._late import Heard
 from benchmarks._loop_worlds import HOUR, PER_HOUR, SPACING, World
 from experiments import folding
 from experiments.assignment import draw
@@ -116,8 +117,8 @@ class Trial:
         hour, place = divmod(index, PER_HOUR)
         at, delay = index * SPACING, self.world.delay[index]
         value = float(self.world.right(self.accuracy[arm], hour)[place])
-        heard = () if not np.isfinite(delay) else (("correct", "human", value, at + int(delay)),)
-        return Exposure(str(index), at, False, 1000, 0, 0, heard)  # type: ignore[arg-type]  # a literal source
+        heard: Heard = () if not np.isfinite(delay) else (("correct", "human", value, at + int(delay)),)
+        return Exposure(str(index), at, False, 1000, 0, 0, heard)
 
 
 def over(ruling: Ruling) -> bool:

@@ -1,8 +1,12 @@
 """The tables of `docs/statistics.md`, and of `docs/drift.md`, written from the lines last kept: never typed."""
 
+import argparse
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from benchmarks._goals import Size
 
 ROOT = Path(__file__).parents[1]
 LINES = ROOT / "benchmarks/statistics.jsonl"
@@ -28,6 +32,29 @@ def kept(file: Path | None = None) -> list[dict[str, Any]]:
 def write() -> None:
     """Put the tables into the page."""
     PAGE.write_text(filled(PAGE.read_text(), kept()))
+
+
+def ask(
+    description: str | None,
+    names: Iterable[str],
+    measured: Callable[[list[str], Size], Iterable[dict[str, Any]]],
+    show: Callable[[], None],
+    file: Path | None = None,
+) -> None:
+    """What the command line asks for: measure, keep the lines in `file`, `show` them on the page."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the runs")
+    parser.add_argument("--share", type=float, default=1.0, help="this part of the runs")
+    parser.add_argument("--only", nargs="+", choices=list(names), default=list(names), metavar="NAME")
+    parser.add_argument("--keep", action="store_true", help="keep the lines and write the page")
+    parser.add_argument("--page", action="store_true", help="only write the page from the lines kept")
+    options = parser.parse_args()
+    if not options.page:
+        lines = list(measured(options.only, Size(0.1 if options.quick else options.share)))
+        if not options.keep:
+            return
+        keep(lines, file)
+    show()
 
 
 def filled(text: str, lines: list[dict[str, Any]]) -> str:

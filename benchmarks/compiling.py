@@ -8,7 +8,6 @@ is the same job with real `dspy.GEPA`, which goes on for as long as it is watche
 """
 
 import argparse
-import asyncio
 import json
 import shutil
 import time
@@ -22,7 +21,7 @@ import httpx
 import msgspec
 import uvloop
 
-from benchmarks._load import exchange, percentile, prediction_body
+from benchmarks._load import percentile, prediction_body, set_delay
 from benchmarks._results import Results, met, middle
 from benchmarks._servers import Child, ask, line, module
 from benchmarks._steady import steady
@@ -162,7 +161,7 @@ def _set_up(stack: ExitStack, folder: Path) -> Stage:
     http = stack.enter_context(httpx.Client(base_url=url, timeout=60, trust_env=False))
     stage = Stage(server, http, data)
     _fill(http)
-    uvloop.run(_set_delay(lm_port))
+    uvloop.run(set_delay(lm_port, DELAY))
     run = _asked(stage)
     shutil.copy(data / "compiles" / run / "job.json", data)
     _cancel(stage, run)
@@ -216,13 +215,6 @@ def _calls(folder: Path | None) -> int:
     """Calls in the ledger of a compile."""
     ledger = folder / "calls.jsonl" if folder else None
     return ledger.read_bytes().count(b"\n") if ledger and ledger.exists() else 0
-
-
-async def _set_delay(port: int) -> None:
-    """Let the mock answer after `DELAY`."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    await exchange(reader, writer, f"/delay/{DELAY}", b"{}")
-    writer.close()
 
 
 if __name__ == "__main__":

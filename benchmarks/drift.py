@@ -10,7 +10,6 @@ Ours is the code of `monitoring/`, outcome by outcome. Seeds follow from the nam
 the fact.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -43,18 +42,11 @@ MEASURES: dict[str, Callable[[Size], Iterator[Row]]] = {
 
 def main() -> None:
     """Measure what is asked for and print a line for each figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the runs")
-    parser.add_argument("--share", type=float, default=1.0, help="this part of the runs")
-    parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES), metavar="NAME")
-    parser.add_argument("--keep", action="store_true", help="keep the lines and write the page")
-    parser.add_argument("--page", action="store_true", help="only write the page from the lines kept")
-    options = parser.parse_args()
-    if not options.page:
-        lines = list(measured(options.only, Size(0.1 if options.quick else options.share)))
-        if not options.keep:
-            return
-        page.keep(lines, LINES)
+    page.ask(__doc__, MEASURES, measured, write, LINES)
+
+
+def write() -> None:
+    """Put the table into the page."""
     PAGE.write_text(page.filled(PAGE.read_text(), kept()))
 
 

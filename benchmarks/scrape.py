@@ -8,7 +8,6 @@ change of the machine's mood meets both.
 """
 
 import argparse
-import asyncio
 import json
 import time
 from pathlib import Path
@@ -70,7 +69,7 @@ def main() -> None:
                 processor(results, psutil.Process(server.pid), scraper)
             with module("_scraper", str(served), str(EVERY)) as scraper:
                 for delay, clients in ((0.05, 32), (0.0, 8)):
-                    uvloop.run(_set_delay(port, delay))
+                    uvloop.run(load.set_delay(port, delay))
                     beside(results, served, scraper, delay, clients, options)
     if options.write:
         results.write()
@@ -185,13 +184,6 @@ def beside(
 async def _load(port: int, clients: int, seconds: float) -> load.Load:
     path = "/v1/programs/program-0/predict"
     return await load.run(port, path, load.prediction_body, clients=clients, warm=WARM, seconds=seconds)
-
-
-async def _set_delay(port: int, delay: float) -> None:
-    """Let the mock answer after so many seconds."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    await load.exchange(reader, writer, f"/delay/{delay}", b"{}")
-    writer.close()
 
 
 if __name__ == "__main__":

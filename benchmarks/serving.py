@@ -82,10 +82,10 @@ def main() -> None:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-")))
         systems = _started(stack, folder)
         for delay in DELAYS:
-            _wait(_set_delay(systems.lm_port, delay))
+            _wait(load.set_delay(systems.lm_port, delay))
             for clients in CLIENTS:
                 cell(results, systems, delay, clients, options)
-        _wait(_set_delay(systems.lm_port, 0.0))
+        _wait(load.set_delay(systems.lm_port, 0.0))
         for system in systems.ours:
             rows(results, system)
         outcomes(results, systems.ours[0], folder)
@@ -250,13 +250,6 @@ def _megabytes(system: System) -> int:
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(work)
-
-
-async def _set_delay(port: int, delay: float) -> None:
-    """Let the mock answer after so many seconds."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    await load.exchange(reader, writer, f"/delay/{delay}", b"{}")
-    writer.close()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ The engine is folded for many runs at once by `experiments/batch.py`, which must
 Seeds follow from the names of the cells: none is chosen after the fact.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -48,19 +47,7 @@ MEASURES: dict[str, Callable[[Size], Row | Iterable[Row | Table]]] = {
 
 def main() -> None:
     """Measure what is asked for and print a line for each goal."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the runs")
-    parser.add_argument("--share", type=float, default=1.0, help="this part of the runs")
-    parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES), metavar="NAME")
-    parser.add_argument("--keep", action="store_true", help="keep the lines and write the page")
-    parser.add_argument("--page", action="store_true", help="only write the page from the lines kept")
-    options = parser.parse_args()
-    if not options.page:
-        lines = list(measured(options.only, Size(0.1 if options.quick else options.share)))
-        if not options.keep:
-            return
-        page.keep(lines)
-    page.write()
+    page.ask(__doc__, MEASURES, measured, page.write)
 
 
 def measured(names: Iterable[str], size: Size) -> Iterable[dict[str, Any]]:

@@ -20,7 +20,7 @@ from learning.compiling.copying import copied
 from learning.compiling.estimates import NEEDS_OPTUNA, installed, min_metric_calls, refusal
 from learning.compiling.optimizers import optimize
 from learning.compiling.pairing import paired
-from learning.compiling.searching import Search
+from learning.compiling.searching import Found, Search
 from learning.compiling.telling import Telling
 from learning.definitions import LmSettings
 from learning.engines.ledger import Ledger, Role
@@ -89,10 +89,11 @@ class Compilation:
         self._look_for_better(search, student, reflection)
         stop = self.spending.stopped
         self.spending.resume()
-        if search.best is None or self.spending.stopped is not None:
+        best = search.best
+        if best is None or self.spending.stopped is not None:
             outcome = "no-candidate" if stop is None or stop.kind == "enough" else stop.kind
             return self._ended(outcome, stop.reason if stop else _nothing_better(search), search)
-        return self._with_candidate(search, student, stop)
+        return self._with_candidate(search, best, student, stop)
 
     def _look_for_better(self, search: Search, student: Lm, reflection: Lm) -> None:
         with _quiet(), dspy.context(lm=student.model, adapter=student.adapter, warn_on_type_mismatch=False):
@@ -170,9 +171,8 @@ class Compilation:
                 if self.spending.stopped is None:
                     raise
 
-    def _with_candidate(self, search: Search, student: Lm, stop: Stop | None) -> Result:
-        best, dataset = search.best, self.job.dataset
-        assert best is not None  # noqa: S101  # the caller has looked
+    def _with_candidate(self, search: Search, best: Found, student: Lm, stop: Stop | None) -> Result:
+        dataset = self.job.dataset
         self.telling.tell("holdout", f"champion and candidate answer {len(dataset.holdout)} sealed examples")
         candidate = msgspec.structs.replace(self.job.champion, id="candidate", state=best.state)
         pairs = asyncio.run(paired(self.job, candidate, student, self.spending))

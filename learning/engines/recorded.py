@@ -175,8 +175,8 @@ class Asking:
             call.set_exception(lm15.ConfigurationError("another thread's call came to nothing"))
 
 
-class RecordedEngine:
-    """Blocks its thread."""
+class _Recorded:
+    """An engine, whose calls go on an account; what it says of itself is what the engine says."""
 
     def __init__(self, inner: Any, account: Account) -> None:
         self._inner = inner
@@ -187,6 +187,10 @@ class RecordedEngine:
         if name in _HINTS:
             return getattr(self._inner, name)
         raise AttributeError(name)
+
+
+class RecordedEngine(_Recorded):
+    """Blocks its thread."""
 
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Raises: LM15Error."""
@@ -217,18 +221,8 @@ class RecordedEngine:
         return account.enter(account.entry(key, began, most, answer), most)
 
 
-class AsyncRecordedEngine:
+class AsyncRecordedEngine(_Recorded):
     """The same on an event loop."""
-
-    def __init__(self, inner: Any, account: Account) -> None:
-        self._inner = inner
-        self._account = account
-        self._asking = Asking()
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _HINTS:
-            return getattr(self._inner, name)
-        raise AttributeError(name)
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
         """Raises: LM15Error."""

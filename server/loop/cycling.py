@@ -5,7 +5,7 @@ What was planned last is kept with its reason, so that anybody can be told why n
 
 import msgspec
 
-from experiments.errors import Conflict, Invalid, RatchetError, Stale
+from experiments.errors import Conflict, Invalid, Stale
 from experiments.quantities import SECOND
 from learning.cycle import Compile, plan
 from server.loop.requesting import begin
@@ -15,6 +15,7 @@ from server.ratchet import Ratchet
 from server.store import Connection
 from server.store.upkeep import put_setting, setting, settings_like
 from server.traffic import Program
+from server.trials.ticking import each_program
 
 RETRY = 600 * SECOND
 """How long a run that could not succeed is not prepared again, in µs: it takes reading everything there is to learn."""
@@ -30,16 +31,12 @@ class Outlook(msgspec.Struct, frozen=True):
 
 async def learn(ratchet: Ratchet) -> None:
     """Take every program one step on. A failure concerns one program only; the next tick tries it again."""
-    for program in ratchet.traffic.programs:
-        try:
-            await put_on_trial(ratchet, program)
-            await _recompile(ratchet, program)
-        except Stale as lost:
-            ratchet.log.info("learn_tick_overtaken", program=program.name, detail=lost.detail)
-        except RatchetError as error:
-            ratchet.log.warning("learn_tick_failed", program=program.name, detail=error.detail)
-        except Exception:
-            ratchet.log.exception("learn_tick_crashed", program=program.name)
+    await each_program(ratchet, _learn, "learn_tick")
+
+
+async def _learn(ratchet: Ratchet, program: Program) -> None:
+    await put_on_trial(ratchet, program)
+    await _recompile(ratchet, program)
 
 
 async def _recompile(ratchet: Ratchet, program: Program) -> None:

@@ -18,7 +18,6 @@ from itertools import groupby
 import msgspec
 
 from experiments.assignment import Routing
-from experiments.errors import RatchetError, Stale
 from experiments.experiment import State
 from experiments.facts import shadowed_id
 from experiments.folding import Evidence, observe
@@ -52,6 +51,7 @@ from server.store.drifts import (
 from server.store.experiments import experiment as stored_experiment
 from server.store.experiments import experiments_in
 from server.traffic import Program
+from server.trials.ticking import each_program
 
 PAGE = 2_000
 """Predictions read at a time."""
@@ -81,15 +81,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 async def drift(ratchet: Ratchet) -> None:
     """Take every program's watch further. A failure concerns one program only; the next tick tries it again."""
-    for program in ratchet.traffic.programs:
-        try:
-            await _watch(ratchet, program)
-        except Stale as lost:
-            ratchet.log.info("drift_tick_overtaken", program=program.name, detail=lost.detail)
-        except RatchetError as error:
-            ratchet.log.warning("drift_tick_failed", program=program.name, detail=error.detail)
-        except Exception:
-            ratchet.log.exception("drift_tick_crashed", program=program.name)
+    await each_program(ratchet, _watch, "drift_tick")
 
 
 async def _watch(ratchet: Ratchet, program: Program) -> None:

@@ -6,7 +6,7 @@ and an operator, never both act on the same facts.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -33,10 +33,12 @@ from server.store.blocks import (
 )
 from server.store.routings import routing_in_force, splits_by_epoch
 from server.store.upkeep import setting
+from server.traffic import Program
 from server.trials import acts
 from server.trials.acts import Act
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 PATIENCE = 2.0
 """Seconds one tick may fold for before it stores what it has; the next one goes on from there."""
@@ -55,27 +57,45 @@ class Progress(msgspec.Struct, frozen=True):
 
 async def tick(ratchet: Ratchet) -> list[Ruling]:
     """Advance every live experiment once; returns the rulings, in order of the experiments' creation."""
-    return await each(ratchet, await ratchet.store.read(store.experiments_in, ("running", "paused")), _advance)
+    live = await ratchet.store.read(store.experiments_in, ("running", "paused"))
+    return await each(ratchet, live, _advance, name=named)
 
 
 async def each(
-    ratchet: Ratchet, experiments: Iterable[Experiment], advance: Callable[[Ratchet, Experiment], Awaitable[R]]
+    ratchet: Ratchet,
+    things: Iterable[T],
+    advance: Callable[[Ratchet, T], Awaitable[R]],
+    *,
+    name: Callable[[T], Mapping[str, str]],
+    tick: str = "tick",
 ) -> list[R]:
-    """What `advance` makes of every experiment in turn.
+    """What `advance` makes of every thing in turn; `name` and `tick` are for the log.
 
-    A failure concerns one experiment only: it is logged, the others go on, and the next tick tries again.
+    A failure concerns one thing only: it is logged, the others go on, and the next tick tries again.
     """
+    overtaken, failed, crashed = (f"{tick}_{end}" for end in ("overtaken", "failed", "crashed"))
     made = []
-    for experiment in experiments:
+    for thing in things:
         try:
-            made.append(await advance(ratchet, experiment))
+            made.append(await advance(ratchet, thing))
         except Stale as lost:
-            ratchet.log.info("tick_overtaken", experiment=experiment.experiment_id, detail=lost.detail)
+            ratchet.log.info(overtaken, **name(thing), detail=lost.detail)
         except RatchetError as error:
-            ratchet.log.warning("tick_failed", experiment=experiment.experiment_id, detail=error.detail)
+            ratchet.log.warning(failed, **name(thing), detail=error.detail)
         except Exception:
-            ratchet.log.exception("tick_crashed", experiment=experiment.experiment_id)
+            ratchet.log.exception(crashed, **name(thing))
     return made
+
+
+async def each_program(ratchet: Ratchet, advance: Callable[[Ratchet, Program], Awaitable[R]], tick: str) -> list[R]:
+    """What `advance` makes of every program in turn; see `each`."""
+    programs = ratchet.traffic.programs
+    return await each(ratchet, programs, advance, name=lambda program: {"program": program.name}, tick=tick)
+
+
+def named(experiment: Experiment) -> dict[str, str]:
+    """How the log calls an experiment."""
+    return {"experiment": experiment.experiment_id}
 
 
 async def _advance(ratchet: Ratchet, experiment: Experiment) -> Ruling:

@@ -15,12 +15,12 @@ from server.store.routings import routings_in_force
 from server.store.upkeep import setting
 from server.trials import acts
 from server.trials.acts import Act
-from server.trials.ticking import FROZEN, Progress, each, fold, keep_progress, register
+from server.trials.ticking import FROZEN, Progress, each, fold, keep_progress, named, register
 
 
 async def watch(ratchet: Ratchet) -> list[Ruling]:
     """Advance every running holdback once."""
-    return await each(ratchet, await ratchet.store.read(held_back), _advance)
+    return await each(ratchet, await ratchet.store.read(held_back), _advance, name=named)
 
 
 def held_back(conn: Connection) -> list[Experiment]:
